@@ -1,0 +1,88 @@
+// The cache of one sequence: one LayerCache per layer behind the calls that capi offers.
+//
+// Called by capi and tests. const members may run at the same time on any number of threads; the
+// others need exclusive access. Every member gives the strong guarantee: on an error status or an
+// exception (std::bad_alloc) the cache is as it was.
+#ifndef KVGEAR_CORE_CACHE_CACHE_H_
+#define KVGEAR_CORE_CACHE_CACHE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/cache/layer_cache.h"
+#include "core/model/plan.h"
+#include "core/runtime/runtime.h"
+#include "kernels/ops.h"
+
+namespace kvg {
+
+inline constexpr uint32_t kAllLayers = 0xFFFFFFFF;
+
+// A caller's tensor [tokens, kv_heads, head_dim]; strides in elements, all 0 = contiguous.
+struct TensorView {
+  const void* data = nullptr;
+  size_t bytes = 0;
+  int64_t token_stride = 0, head_stride = 0, dim_stride = 0;
+};
+
+struct AttendOptions {
+  ops::DType q_dtype = ops::kF16, out_dtype = ops::kF16;
+  uint32_t queries = 1;
+  bool causal = true;
+  float scale = 0;    // 0 = 1 / sqrt(head_dim)
+  float softcap = 0;  // 0 = none
+  uint64_t sliding_window = 0;
+  int64_t q_token_stride = 0, q_head_stride = 0;  // both 0 = contiguous
+  int64_t out_token_stride = 0, out_head_stride = 0;
+};
+
+// Field for field kvg_stats without its first two.
+struct Stats {
+  uint64_t tokens = 0, elements = 0, sealed_elements = 0, segments = 0;
+  uint64_t bytes_codes = 0, bytes_scales = 0, bytes_low_rank = 0, bytes_sparse = 0;
+  uint64_t bytes_positions = 0, bytes_state = 0;
+  uint64_t bytes_window_used = 0, bytes_window_allocated = 0, bytes_bookkeeping = 0;
+  uint64_t bytes_shared = 0;
+  double rel_error_k_mean = 0, rel_error_k_worst = 0, rel_error_v_mean = 0, rel_error_v_worst = 0;
+
+  uint64_t bytes_total() const {
+    return bytes_codes + bytes_scales + bytes_low_rank + bytes_sparse + bytes_positions +
+           bytes_state + bytes_window_allocated + bytes_bookkeeping;
+  }
+};
+
+class Cache {
+ public:
+  static absl::StatusOr<std::unique_ptr<Cache>> Create(std::shared_ptr<Runtime> runtime,
+                                                       std::shared_ptr<const Plan> plan);
+
+  absl::Status Append(uint32_t layer, const TensorView& k, const TensorView& v, ops::DType dtype,
+                      uint64_t tokens);
+  absl::Status Attend(uint32_t layer, const void* q, size_t q_bytes, void* out, size_t out_bytes,
+                      const AttendOptions& options) const;
+  absl::Status Read(uint32_t layer, ops::Side side, uint64_t first_token, uint64_t tokens,
+                    ops::DType dtype, void* out, size_t out_bytes) const;
+  absl::StatusOr<uint64_t> Length(uint32_t layer) const;
+  absl::Status Truncate(uint32_t layer, uint64_t tokens);  // layer or kAllLayers
+  absl::Status Clear();
+  absl::StatusOr<std::unique_ptr<Cache>> Fork() const;
+  // Both sides unless one is asked for.
+  absl::StatusOr<Stats> GetStats(uint32_t layer, bool want_k, bool want_v) const;
+
+  const Plan& plan() const { return *plan_; }
+  Runtime& runtime() const { return *runtime_; }
+
+ private:
+  Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan);
+
+  std::shared_ptr<Runtime> runtime_;
+  std::shared_ptr<const Plan> plan_;
+  std::pmr::vector<LayerCache> layers_;
+};
+
+}  // namespace kvg
+
+#endif  // KVGEAR_CORE_CACHE_CACHE_H_
