@@ -1,0 +1,97 @@
+// CpuTables(): one operation table per Highway target that this processor runs, best first.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/internal.h"
+#include "hwy/highway.h"  // after internal.h, which says what Highway is to compile
+#include "kernels/ops.h"
+
+namespace kvg::ops {
+namespace {
+
+struct Entry {
+  int64_t target;
+  Table table;
+};
+
+// An operation whose file is not there yet is the reference's.
+#if __has_include("kernels/cpu/attend.cc")
+#define KVG_CPU_ATTEND(name_space) cpu::name_space::AttendScratch, cpu::name_space::Attend
+#else
+#define KVG_CPU_ATTEND(name_space) ReferenceTable().attend_scratch, ReferenceTable().attend
+#endif
+#if __has_include("kernels/cpu/seal.cc")
+#define KVG_CPU_SEAL(name_space) cpu::name_space::SealScratch, cpu::name_space::Seal
+#else
+#define KVG_CPU_SEAL(name_space) ReferenceTable().seal_scratch, ReferenceTable().seal
+#endif
+#if __has_include("kernels/cpu/read.cc")
+#define KVG_CPU_READ(name_space) cpu::name_space::Read
+#else
+#define KVG_CPU_READ(name_space) ReferenceTable().read
+#endif
+#if __has_include("kernels/cpu/ingest.cc")
+#define KVG_CPU_INGEST(name_space) cpu::name_space::Ingest
+#else
+#define KVG_CPU_INGEST(name_space) ReferenceTable().ingest
+#endif
+
+#define KVG_CPU_ENTRY(target)                                                            \
+  Entry {                                                                                \
+    HWY_##target, {                                                                      \
+      kOpsMagic, kOpsVersion, sizeof(Table), #target, KVG_CPU_ATTEND(N_##target),        \
+          KVG_CPU_SEAL(N_##target), KVG_CPU_READ(N_##target), KVG_CPU_INGEST(N_##target) \
+    }                                                                                    \
+  }
+
+struct Tables {
+  static constexpr size_t kMax = 8;
+  std::array<const Table*, kMax> tables{};
+  size_t count = 0;
+
+  Tables() {
+    // Best first. A target that was not compiled (another architecture, an older Highway) has no
+    // functions to name.
+    static const Entry entries[] = {
+#if HWY_TARGETS & HWY_AVX3_ZEN4
+        KVG_CPU_ENTRY(AVX3_ZEN4),
+#endif
+#if HWY_TARGETS & HWY_AVX3_DL
+        KVG_CPU_ENTRY(AVX3_DL),
+#endif
+#if HWY_TARGETS & HWY_AVX3
+        KVG_CPU_ENTRY(AVX3),
+#endif
+#if HWY_TARGETS & HWY_AVX2
+        KVG_CPU_ENTRY(AVX2),
+#endif
+#if HWY_TARGETS & HWY_SSE4
+        KVG_CPU_ENTRY(SSE4),
+#endif
+#if HWY_TARGETS & HWY_NEON
+        KVG_CPU_ENTRY(NEON),
+#endif
+#if HWY_TARGETS & HWY_NEON_WITHOUT_AES
+        KVG_CPU_ENTRY(NEON_WITHOUT_AES),
+#endif
+        {0, ReferenceTable()},
+    };
+    const int64_t supported = hwy::SupportedTargets();
+    for (const Entry& entry : entries) {
+      if ((supported & entry.target) != 0) tables[count++] = &entry.table;
+    }
+    // The processor has none of them: the scalar code serves it.
+    if (count == 0) tables[count++] = &ReferenceTable();
+  }
+};
+
+}  // namespace
+
+const Table* const* CpuTables(size_t* count) {
+  static const Tables tables;
+  *count = tables.count;
+  return tables.tables.data();
+}
+
+}  // namespace kvg::ops
