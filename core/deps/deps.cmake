@@ -3,7 +3,11 @@
 # something links them. Included by the top CMakeLists.txt, before any target of ours.
 option(KVGEAR_SYSTEM_ABSEIL "Use the Abseil installed on this machine instead of the fetched sources" OFF)
 option(KVGEAR_SYSTEM_HIGHWAY "Use the Highway installed on this machine instead of the fetched sources" OFF)
-set(KVGEAR_DEPS_DIR "${CMAKE_SOURCE_DIR}/.deps" CACHE PATH "Folder with abseil-src and highway-src")
+set(kvg_deps_default "${CMAKE_SOURCE_DIR}/.deps")
+if(NOT "$ENV{KVGEAR_DEPS_DIR}" STREQUAL "")  # where core/deps/install.sh was told to put them
+  set(kvg_deps_default "$ENV{KVGEAR_DEPS_DIR}")
+endif()
+set(KVGEAR_DEPS_DIR "${kvg_deps_default}" CACHE PATH "Folder with abseil-src and highway-src")
 
 # Every target below a folder: no warnings from it, none from its headers, nothing of it visible outside our library.
 function(kvg_tame_third_party dir)
