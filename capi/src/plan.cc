@@ -1,0 +1,95 @@
+// Exports of recipes and of the noun kvg_plan.
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "capi/src/arguments.h"
+#include "capi/src/guard.h"
+#include "capi/src/handles.h"
+#include "capi/src/structs.h"
+#include "core/model/plan.h"
+#include "core/model/recipe.h"
+#include "kvgear/kvgear.h"
+
+using kvg::capi::CheckHandle;
+using kvg::capi::CheckPointer;
+using kvg::capi::EndHandle;
+using kvg::capi::Guard;
+using kvg::capi::GuardValue;
+using kvg::capi::InitStruct;
+using kvg::capi::NewHandle;
+using kvg::capi::Outcome;
+using kvg::capi::WriteText;
+
+uint32_t kvg_recipe_count(void) {
+  return GuardValue(uint32_t{0}, [] { return kvg::RecipeCount(); });
+}
+
+const char* kvg_recipe_name(uint32_t index) {
+  return GuardValue(static_cast<const char*>(nullptr), [&] { return kvg::RecipeName(index); });
+}
+
+const char* kvg_recipe_summary(uint32_t index) {
+  return GuardValue(static_cast<const char*>(nullptr), [&] { return kvg::RecipeSummary(index); });
+}
+
+kvg_status kvg_recipe_canonical(const char* recipe, char* text, size_t text_len, size_t* needed,
+                                kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckPointer(recipe, "recipe"));
+    const absl::StatusOr<kvg::Recipe> parsed = kvg::ParseRecipe(recipe);
+    KVG_RETURN_IF_ERROR(parsed.status());
+    return WriteText(kvg::PrintRecipe(*parsed), text, text_len, needed);
+  });
+}
+
+void kvg_shape_init(kvg_shape* shape) { InitStruct(shape); }
+
+kvg_status kvg_plan_create(const kvg_shape* shape, const char* recipes, kvg_plan** out,
+                           kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckPointer(out, "out"));
+    KVG_RETURN_IF_ERROR(CheckPointer(recipes, "recipes"));
+    kvg_shape ours;
+    InitStruct(&ours);
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(shape, &ours));
+    const kvg::Shape core_shape = {ours.layers, ours.q_heads, ours.kv_heads, ours.head_dim};
+    absl::StatusOr<std::shared_ptr<const kvg::Plan>> plan =
+        kvg::Plan::Create(core_shape, recipes);
+    KVG_RETURN_IF_ERROR(plan.status());
+    *out = NewHandle(*std::move(plan));
+    return absl::OkStatus();
+  });
+}
+
+void kvg_plan_destroy(kvg_plan* plan) { EndHandle(plan); }
+
+kvg_status kvg_plan_shape(const kvg_plan* plan, kvg_shape* out, kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckHandle(plan));
+    uint32_t size = 0;
+    KVG_RETURN_IF_ERROR(kvg::capi::CheckStruct(out, &size));
+    const kvg::Shape& shape = plan->plan->shape();
+    kvg_shape ours;
+    InitStruct(&ours);
+    ours.layers = shape.layers;
+    ours.q_heads = shape.q_heads;
+    ours.kv_heads = shape.kv_heads;
+    ours.head_dim = shape.head_dim;
+    kvg::capi::WriteStruct(ours, size, out);
+    return absl::OkStatus();
+  });
+}
+
+kvg_status kvg_plan_recipe(const kvg_plan* plan, uint32_t layer, char* text, size_t text_len,
+                           size_t* needed, kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckHandle(plan));
+    const uint32_t layers = plan->plan->shape().layers;
+    if (layer >= layers) {
+      return kvg::InvalidError("layer is ", layer, " but the plan has ", layers, " (0 to ",
+                               layers - 1, ")");
+    }
+    return WriteText(kvg::PrintRecipe(plan->plan->recipe(layer)), text, text_len, needed);
+  });
+}
