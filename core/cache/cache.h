@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "core/base/status.h"
@@ -77,9 +78,10 @@ class Cache {
 
  private:
   Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan);
+  absl::Status CheckLayer(uint32_t layer) const;
 
-  std::shared_ptr<Runtime> runtime_;
-  std::shared_ptr<const Plan> plan_;
+  const std::shared_ptr<Runtime> runtime_;
+  const std::shared_ptr<const Plan> plan_;
   std::pmr::vector<LayerCache> layers_;
 };
 

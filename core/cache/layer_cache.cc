@@ -1,0 +1,64 @@
+// What has to happen to both sides of a layer together.
+#include "core/cache/layer_cache.h"
+
+#include <algorithm>
+
+namespace kvg {
+
+void LayerCache::Init(const Shape& shape, const Recipe& recipe, uint32_t layer) {
+  // Starts of the power iterations: any fixed values do, as long as they differ.
+  constexpr uint64_t kOddStep = 0x9E3779B97F4A7C15u;
+  const uint64_t sides = uint64_t{layer} * 2;
+  k_.Init(shape, recipe.k, ops::kSideK, (sides + 1) * kOddStep);
+  v_.Init(shape, recipe.v, ops::kSideV, (sides + 2) * kOddStep);
+}
+
+absl::Status LayerCache::Append(Runtime& runtime, const ops::IngestArgs& k,
+                                const ops::IngestArgs& v) {
+  ThreadPool::Lease lease = runtime.pool().Acquire();
+  const ops::Parallel parallel = lease.parallel();
+  SideCache::Appended k_ready(&runtime.resource());
+  SideCache::Appended v_ready(&runtime.resource());
+  KVG_RETURN_IF_ERROR(k_.PrepareAppend(runtime, parallel, k, k_ready));
+  KVG_RETURN_IF_ERROR(v_.PrepareAppend(runtime, parallel, v, v_ready));
+  k_.CommitAppend(k_ready);
+  v_.CommitAppend(v_ready);
+  return absl::OkStatus();
+}
+
+absl::Status LayerCache::CheckTruncate(uint32_t layer, uint64_t tokens) const {
+  if (tokens > length()) {
+    return InvalidError("layer ", layer, " holds ", length(), " tokens and cannot be truncated to ",
+                        tokens);
+  }
+  // Each side moves the candidate until both agree; 0 and the present length always do.
+  uint64_t below = tokens;
+  while (!(k_.CanTruncate(below) && v_.CanTruncate(below))) {
+    below = std::min(k_.FloorLength(below), v_.FloorLength(below));
+  }
+  if (below == tokens) return absl::OkStatus();
+  uint64_t above = tokens;
+  while (!(k_.CanTruncate(above) && v_.CanTruncate(above))) {
+    above = std::max(k_.CeilLength(above), v_.CeilLength(above));
+  }
+  return InvalidError("layer ", layer, " cannot be truncated to ", tokens,
+                      " tokens, which lies inside a compressed segment; the nearest lengths are ",
+                      below, " and ", above);
+}
+
+void LayerCache::Truncate(uint64_t tokens) noexcept {
+  k_.Truncate(tokens);
+  v_.Truncate(tokens);
+}
+
+void LayerCache::Clear() noexcept {
+  k_.Clear();
+  v_.Clear();
+}
+
+void LayerCache::CopyFrom(const LayerCache& other, Runtime& runtime) {
+  k_.CopyFrom(other.k_, runtime);
+  v_.CopyFrom(other.v_, runtime);
+}
+
+}  // namespace kvg

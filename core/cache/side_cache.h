@@ -1,0 +1,106 @@
+// One side (K or V) of one layer: sealed segments, perhaps an open page, and the fp16 window.
+//
+// Called by core/cache/layer_cache. The tokens lie in this order: segments (compressed, shared with
+// forks, immutable), open page (compressed, still growing, owned), window (fp16 rows, owned).
+// A change is made in two steps: a Prepare that does everything that may fail and
+// touches only memory that no reader sees, then a Commit that cannot fail. An abandoned preparation
+// leaves no trace.
+#ifndef KVGEAR_CORE_CACHE_SIDE_CACHE_H_
+#define KVGEAR_CORE_CACHE_SIDE_CACHE_H_
+
+#include <cstdint>
+#include <memory_resource>
+#include <vector>
+
+#include "core/base/memory.h"
+#include "core/base/status.h"
+#include "core/codec/segment.h"
+#include "core/model/plan.h"
+#include "core/model/recipe.h"
+#include "core/runtime/runtime.h"
+#include "kernels/ops.h"
+
+namespace kvg {
+
+// Sums that make up the statistics of one side; see kvg_stats.
+struct SideStats {
+  uint64_t tokens = 0, sealed_tokens = 0, segments = 0;
+  SegmentBytes bytes;
+  uint64_t window_used = 0, window_allocated = 0, shared = 0;
+  double error_tokens = 0;  // sum over compressed segments of relative error * tokens
+  double error_worst = 0;
+};
+
+class SideCache {
+ public:
+  using Segments = std::pmr::vector<SegmentRef>;
+  using Pieces = std::pmr::vector<const ops::Piece*>;
+
+  // Everything that an append needs to become visible.
+  struct Appended {
+    explicit Appended(std::pmr::memory_resource* resource)
+        : segments(resource), longer_segments(resource), longer_pieces(resource) {}
+    SealedRun page;            // what the page that is open now takes on
+    Segments segments;         // new ones, the last perhaps an open page
+    uint64_t added = 0;        // tokens appended
+    uint64_t sealed = 0;       // of the old window and the new tokens, from the oldest on
+    Buffer window;             // takes the place of the window, unless empty
+    Segments longer_segments;  // take the place of lists that are full, unless without room
+    Pieces longer_pieces;
+  };
+
+  explicit SideCache(std::pmr::memory_resource* resource)
+      : segments_(resource), pieces_(resource) {}
+  SideCache(const SideCache&) = delete;
+  SideCache& operator=(const SideCache&) = delete;
+
+  // Before first use. `recipe` outlives the object.
+  void Init(const Shape& shape, const SideRecipe& recipe, ops::Side side, uint64_t seed);
+
+  // May throw std::bad_alloc. `x` has passed the checks of shape and size.
+  absl::Status PrepareAppend(Runtime& runtime, const ops::Parallel& parallel,
+                             const ops::IngestArgs& x, Appended& out);
+  void CommitAppend(Appended& prepared) noexcept;
+
+  // Whether Truncate(tokens) is exact; else the nearest lengths for which it is.
+  bool CanTruncate(uint64_t tokens) const { return FloorLength(tokens) == tokens; }
+  uint64_t FloorLength(uint64_t tokens) const;  // the largest such length <= tokens
+  uint64_t CeilLength(uint64_t tokens) const;   // the smallest such length >= tokens
+  void Truncate(uint64_t tokens) noexcept;
+  void Clear() noexcept;
+  // Makes this empty side a copy of `other`. Throws std::bad_alloc and is then still empty.
+  void CopyFrom(const SideCache& other, Runtime& runtime);
+
+  uint64_t length() const { return sealed_ + pending_; }
+  ops::Sequence sequence() const { return {pieces_.data(), pieces_.size()}; }
+  SideStats Stats() const;
+
+ private:
+  uint64_t NextSeal(uint64_t pending, uint64_t room) const;
+  uint64_t WindowCapacity() const;
+  uint64_t PageRoom() const { return segments_.empty() ? 0 : segments_.back()->room(); }
+  size_t SegmentAt(uint64_t token) const;
+  uint16_t* WindowRows(uint64_t token) const;
+  bool Fetch(const ops::Table& table, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,
+             uint16_t* rows, uint64_t head_stride) const;
+  void PlaceWindow() noexcept;
+
+  Shape shape_;
+  const SideRecipe* recipe_ = nullptr;
+  ops::Side side_ = ops::kSideK;
+  uint64_t seed_ = 0;
+
+  Segments segments_;     // an open page, the only one with room, is the last
+  Pieces pieces_;         // what attention reads: the piece of each segment, then the window's
+  uint64_t sealed_ = 0;   // tokens in segments, the open page included
+
+  Buffer window_;         // fp16 [kv_heads][capacity][head_dim]
+  uint64_t capacity_ = 0;
+  uint64_t start_ = 0;    // slot of the oldest token
+  uint64_t pending_ = 0;  // tokens in the window
+  ops::Piece rows_{};     // the window as a piece
+};
+
+}  // namespace kvg
+
+#endif  // KVGEAR_CORE_CACHE_SIDE_CACHE_H_

@@ -1,0 +1,258 @@
+// The memory layout of a segment, and its sealing through the operation table.
+#include "core/codec/segment.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+
+namespace kvg {
+namespace {
+
+
+// floor(share * length / 2), where the product of the two, not its rounding, is meant: a share of
+// 0.02 of 300 entries is 3 at each end, although 0.02 * 300 / 2 may come out just below.
+uint64_t OutliersPerEnd(double share, uint64_t length) {
+  const double exact = share * static_cast<double>(length) / 2;
+  return std::min(static_cast<uint64_t>(std::floor(exact + 1e-9)), length / 2);
+}
+
+}  // namespace
+
+SegmentForm SegmentForm::Of(const SideRecipe& recipe, const Shape& shape, ops::Side side,
+                            uint64_t tokens, bool decode) {
+  SegmentForm form;
+  form.bits = recipe.bits;
+  form.kv_heads = shape.kv_heads;
+  form.head_dim = shape.head_dim;
+  form.tokens = tokens;
+  form.spec.side = side;
+  form.spec.axis = recipe.axis;
+  if (recipe.bits == 16) return form;
+  form.kind = ops::kCodes;
+  ops::SealSpec& spec = form.spec;
+  const uint32_t dirs = ops::PadDirs(shape.head_dim);
+  if (recipe.axis == ops::kAxisChannel) {
+    // The last group of a segment may be short only when it is the whole segment.
+    spec.group = recipe.group == SideRecipe::kWhole
+                     ? static_cast<uint32_t>(tokens)
+                     : std::min(recipe.group, static_cast<uint32_t>(tokens));
+  } else {
+    spec.heads_share_scale = recipe.group == SideRecipe::kAllHeads;
+    const bool whole = recipe.group == SideRecipe::kWhole || recipe.group >= shape.head_dim;
+    spec.group = whole ? dirs : recipe.group;
+  }
+  const uint64_t vector = side == ops::kSideK ? tokens : shape.kv_dim();
+  spec.outliers = OutliersPerEnd(recipe.outliers, vector);
+  spec.rank = decode ? recipe.decode_rank : recipe.rank;
+  spec.sweeps = recipe.sweeps;
+  return form;
+}
+
+// Where each array lies, in bytes from the start of the allocation, and how long it is. The arrays
+// that kernels stream come first, on cache lines; small tables follow packed.
+struct Segment::Layout {
+  struct Array {
+    uint64_t at = 0, bytes = 0;
+  };
+  Array rows, codes, scale, minimum, a, b;
+  Array sparse_value, sparse_start, sparse_count, sparse_dir;
+  Array codes_head, codes_block, widths;
+  uint64_t total = 0;
+  uint64_t groups = 0;       // per head (or per token, where heads share)
+  uint64_t head_codes = 0;   // bytes of one head
+  uint32_t block_codes = 0;  // bytes of one block of one head
+};
+
+Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
+  Layout layout;
+  uint64_t end = sizeof(Segment);
+  const auto place = [&end](Layout::Array& array, uint64_t bytes, uint64_t align) {
+    if (bytes == 0) return;
+    end = (end + align - 1) / align * align;
+    array = {end, bytes};
+    end += bytes;
+  };
+  const uint64_t heads = form.kv_heads;
+  if (form.kind == ops::kRows) {
+    place(layout.rows, heads * form.tokens * form.head_dim * sizeof(uint16_t), ops::kAlign);
+    layout.total = end;
+    return layout;
+  }
+  const ops::SealSpec& spec = form.spec;
+  const uint64_t dirs = ops::PadDirs(form.head_dim);
+  const uint64_t blocks = form.tokens / ops::kBlockTokens;
+  const uint64_t tiles = dirs / ops::kTileDirs;
+  layout.block_codes = static_cast<uint32_t>(tiles * 64 * form.bits);
+  layout.head_codes = blocks * layout.block_codes;
+  place(layout.codes, heads * layout.head_codes, ops::kAlign);
+  uint64_t scales = 0;
+  if (spec.axis == ops::kAxisChannel) {
+    layout.groups = (form.tokens + spec.group - 1) / spec.group;
+    scales = heads * layout.groups * dirs;
+  } else {
+    layout.groups = (form.head_dim + spec.group - 1) / spec.group;
+    scales = (spec.heads_share_scale ? 1 : heads) * layout.groups * form.tokens;
+  }
+  place(layout.scale, scales * sizeof(uint16_t), ops::kAlign);
+  place(layout.minimum, scales * sizeof(uint16_t), ops::kAlign);
+  place(layout.a, heads * spec.rank * form.tokens * sizeof(uint16_t), ops::kAlign);
+  place(layout.b, heads * spec.rank * dirs * sizeof(uint16_t), ops::kAlign);
+  if (spec.outliers > 0) {
+    const uint64_t vectors = spec.side == ops::kSideK ? heads * form.head_dim : form.tokens;
+    const uint64_t entries = 2 * spec.outliers * vectors;
+    place(layout.sparse_value, entries * sizeof(uint16_t), ops::kAlign);
+    place(layout.sparse_dir, entries, ops::kAlign);
+    place(layout.sparse_count, heads * form.tokens, ops::kAlign);
+    place(layout.sparse_start, heads * (blocks + 1) * sizeof(uint32_t), ops::kAlign);
+  }
+  place(layout.codes_head, heads * sizeof(uint64_t), alignof(uint64_t));
+  place(layout.codes_block, heads * sizeof(uint32_t), alignof(uint32_t));
+  place(layout.widths, heads * tiles, 1);
+  layout.total = end;
+  return layout;
+}
+
+Segment::Segment(Memory& memory, uint64_t size, const SegmentForm& form, uint64_t first_token)
+    : memory_(memory), size_(size), form_(form) {
+  piece_.kind = form.kind;
+  piece_.side = form.spec.side;
+  piece_.first_token = first_token;
+  piece_.padded_tokens = form.tokens;
+  piece_.kv_heads = form.kv_heads;
+  piece_.head_dim = form.head_dim;
+  piece_.dirs = ops::PadDirs(form.head_dim);
+}
+
+void Segment::Bind(const Layout& layout) {
+  std::byte* const base = reinterpret_cast<std::byte*>(this);
+  const auto bind = [base]<typename T>(const T*& pointer, const Layout::Array& array) {
+    pointer = array.bytes == 0 ? nullptr : reinterpret_cast<const T*>(base + array.at);
+  };
+  bind(piece_.rows, layout.rows);
+  piece_.rows_head_stride = form_.tokens * form_.head_dim;
+  if (form_.kind == ops::kRows) return;
+  bind(piece_.widths, layout.widths);
+  bind(piece_.codes, layout.codes);
+  bind(piece_.codes_head, layout.codes_head);
+  bind(piece_.codes_block, layout.codes_block);
+  bind(piece_.scale, layout.scale);
+  bind(piece_.minimum, layout.minimum);
+  bind(piece_.a, layout.a);
+  bind(piece_.b, layout.b);
+  bind(piece_.sparse_start, layout.sparse_start);
+  bind(piece_.sparse_count, layout.sparse_count);
+  bind(piece_.sparse_dir, layout.sparse_dir);
+  bind(piece_.sparse_value, layout.sparse_value);
+  const ops::SealSpec& spec = form_.spec;
+  piece_.rank = spec.rank;
+  piece_.axis = spec.axis;
+  piece_.group = spec.group;
+  piece_.scale_group_stride = spec.axis == ops::kAxisChannel ? piece_.dirs : form_.tokens;
+  piece_.scale_head_stride =
+      spec.heads_share_scale ? 0 : layout.groups * piece_.scale_group_stride;
+}
+
+SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t first_token) {
+  const Layout layout = LayoutOf(form);
+  void* const place = memory.Allocate(layout.total);
+  Segment* const segment = new (place) Segment(memory, layout.total, form, first_token);
+  segment->Bind(layout);
+  if (form.kind == ops::kCodes) {
+    std::byte* const base = static_cast<std::byte*>(place);
+    auto* const codes_head = reinterpret_cast<uint64_t*>(base + layout.codes_head.at);
+    auto* const codes_block = reinterpret_cast<uint32_t*>(base + layout.codes_block.at);
+    for (uint64_t head = 0; head < form.kv_heads; ++head) {
+      codes_head[head] = head * layout.head_codes;
+      codes_block[head] = layout.block_codes;
+    }
+    std::memset(base + layout.widths.at, static_cast<int>(form.bits), layout.widths.bytes);
+  }
+  return SegmentRef(segment);
+}
+
+SegmentRef Segment::Clone() const {
+  SegmentRef copy = Create(memory_, form_, piece_.first_token);
+  std::memcpy(static_cast<void*>(copy.segment_ + 1), static_cast<const void*>(this + 1),
+              size_ - sizeof(Segment));
+  copy->Grow({piece_.tokens, error_sq_, norm_sq_});
+  return copy;
+}
+
+void Segment::Release() noexcept {
+  // The last one to let go must see what the others did before.
+  if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Memory& memory = memory_;
+  const uint64_t size = size_;
+  this->~Segment();
+  memory.Release(this, size);
+}
+
+SealedRun Segment::Seal(const ops::Table& table, const ops::Parallel& parallel, const RowsView& x,
+                        uint64_t tokens, uint64_t seed) {
+  const auto own = []<typename T>(const T* pointer) { return const_cast<T*>(pointer); };
+  if (form_.kind == ops::kRows) {
+    for (uint64_t head = 0; head < form_.kv_heads; ++head) {
+      uint16_t* const to = own(piece_.rows) + head * piece_.rows_head_stride +
+                           piece_.tokens * form_.head_dim;
+      std::memcpy(to, x.rows + head * x.head_stride,
+                  tokens * form_.head_dim * sizeof(uint16_t));
+    }
+    return {.tokens = tokens};
+  }
+  ops::SealArgs args{};
+  args.spec = form_.spec;
+  args.spec.seed = seed;
+  args.x = x.rows;
+  args.x_head_stride = x.head_stride;
+  args.tokens = tokens;
+  args.at = piece_.tokens;
+  ops::SealOut out{};
+  out.kv_heads = form_.kv_heads;
+  out.head_dim = form_.head_dim;
+  out.dirs = piece_.dirs;
+  out.padded_tokens = piece_.padded_tokens;
+  out.widths = piece_.widths;
+  out.codes = own(piece_.codes);
+  out.codes_head = piece_.codes_head;
+  out.codes_block = piece_.codes_block;
+  out.scale = own(piece_.scale);
+  out.minimum = own(piece_.minimum);
+  out.scale_head_stride = piece_.scale_head_stride;
+  out.scale_group_stride = piece_.scale_group_stride;
+  out.a = own(piece_.a);
+  out.b = own(piece_.b);
+  out.sparse_start = own(piece_.sparse_start);
+  out.sparse_count = own(piece_.sparse_count);
+  out.sparse_dir = own(piece_.sparse_dir);
+  out.sparse_value = own(piece_.sparse_value);
+  const uint64_t vectors =
+      form_.spec.side == ops::kSideK ? uint64_t{form_.kv_heads} * form_.head_dim : form_.tokens;
+  out.sparse_capacity = 2 * form_.spec.outliers * vectors;
+  const Buffer scratch(memory_, table.seal_scratch(&args, &out, parallel.workers),
+                       Buffer::kScratch);
+  args.scratch = scratch.data<void>();
+  table.seal(&args, &out, &parallel);
+  return {.tokens = tokens, .error_sq = out.error_sq, .norm_sq = out.norm_sq};
+}
+
+void Segment::Grow(const SealedRun& run) noexcept {
+  piece_.tokens += run.tokens;
+  error_sq_ += run.error_sq;
+  norm_sq_ += run.norm_sq;
+}
+
+SegmentBytes Segment::Bytes() const {
+  const Layout layout = LayoutOf(form_);
+  SegmentBytes bytes;
+  bytes.codes = layout.rows.bytes + layout.codes.bytes;
+  bytes.scales = layout.scale.bytes + layout.minimum.bytes;
+  bytes.low_rank = layout.a.bytes + layout.b.bytes;
+  bytes.sparse = layout.sparse_value.bytes + layout.sparse_dir.bytes + layout.sparse_count.bytes +
+                 layout.sparse_start.bytes;
+  bytes.bookkeeping =
+      layout.total - bytes.codes - bytes.scales - bytes.low_rank - bytes.sparse;
+  return bytes;
+}
+
+}  // namespace kvg

@@ -1,0 +1,128 @@
+// A segment: one run of tokens of one side of one layer, compressed once, in one block of memory.
+//
+// Called by core/cache. A segment is filled by Seal and then never changes, with one exception: an
+// open page (a segment created with room to spare) takes further tokens until it is full, while one
+// cache alone owns it. Full segments are shared between forks by reference count.
+#ifndef KVGEAR_CORE_CODEC_SEGMENT_H_
+#define KVGEAR_CORE_CODEC_SEGMENT_H_
+
+#include <atomic>
+#include <cstdint>
+#include <utility>
+
+#include "core/base/memory.h"
+#include "core/model/plan.h"
+#include "core/model/recipe.h"
+#include "kernels/ops.h"
+
+namespace kvg {
+
+// What one segment looks like and how it is sealed: a side of a recipe, resolved for a model shape
+// and a number of tokens.
+struct SegmentForm {
+  ops::Kind kind = ops::kRows;
+  ops::SealSpec spec{};  // for kCodes; seed is set by the caller of Seal
+  uint32_t bits = 16;
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint64_t tokens = 0;  // room; for kCodes a multiple of ops::kBlockTokens
+
+  // `decode`: the segment is one block that grew token by token, not part of a prompt.
+  static SegmentForm Of(const SideRecipe& recipe, const Shape& shape, ops::Side side,
+                        uint64_t tokens, bool decode);
+};
+
+// Bytes of one segment by what they hold; together its allocation.
+struct SegmentBytes {
+  uint64_t codes = 0, scales = 0, low_rank = 0, sparse = 0, bookkeeping = 0;
+};
+
+// Rows to be sealed: fp16, rows[head * head_stride + token * head_dim + direction].
+struct RowsView {
+  const uint16_t* rows = nullptr;
+  uint64_t head_stride = 0;
+};
+
+// What a seal call measured, to be added with Grow.
+struct SealedRun {
+  uint64_t tokens = 0;
+  double error_sq = 0;
+  double norm_sq = 0;
+};
+
+class SegmentRef;
+
+class Segment {
+ public:
+  // An empty segment with room for form.tokens tokens. Throws std::bad_alloc.
+  static SegmentRef Create(Memory& memory, const SegmentForm& form, uint64_t first_token);
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  // Writes `tokens` tokens into the slots behind those the segment holds. They count only after
+  // Grow, so a call whose work is abandoned in between has changed nothing that can be seen.
+  // Throws std::bad_alloc.
+  SealedRun Seal(const ops::Table& table, const ops::Parallel& parallel, const RowsView& x,
+                 uint64_t tokens, uint64_t seed);
+  void Grow(const SealedRun& run) noexcept;
+  // Forgets the newest tokens of an open page. The measured error stays that of all tokens it saw.
+  void Shrink(uint64_t tokens) noexcept { piece_.tokens = tokens; }
+
+  // A copy with a reference count of its own. Throws std::bad_alloc.
+  SegmentRef Clone() const;
+
+  const ops::Piece& piece() const { return piece_; }
+  uint64_t end() const { return piece_.first_token + piece_.tokens; }
+  uint64_t room() const { return form_.tokens - piece_.tokens; }
+  bool shared() const { return references_.load(std::memory_order_relaxed) > 1; }
+  uint64_t allocated() const { return size_; }
+  SegmentBytes Bytes() const;
+  double error_sq() const { return error_sq_; }
+  double norm_sq() const { return norm_sq_; }
+
+ private:
+  friend class SegmentRef;
+  struct Layout;
+
+  Segment(Memory& memory, uint64_t size, const SegmentForm& form, uint64_t first_token);
+  static Layout LayoutOf(const SegmentForm& form);
+  void Bind(const Layout& layout);
+  void Release() noexcept;
+
+  Memory& memory_;
+  const uint64_t size_;
+  const SegmentForm form_;
+  std::atomic<uint32_t> references_{1};
+  ops::Piece piece_{};
+  double error_sq_ = 0, norm_sq_ = 0;
+};
+
+// Counted reference to a segment.
+class SegmentRef {
+ public:
+  SegmentRef() = default;
+  SegmentRef(const SegmentRef& other) noexcept : segment_(other.segment_) {
+    if (segment_ != nullptr) segment_->references_.fetch_add(1, std::memory_order_relaxed);
+  }
+  SegmentRef(SegmentRef&& other) noexcept : segment_(std::exchange(other.segment_, nullptr)) {}
+  SegmentRef& operator=(SegmentRef other) noexcept {
+    std::swap(segment_, other.segment_);
+    return *this;
+  }
+  ~SegmentRef() {
+    if (segment_ != nullptr) segment_->Release();
+  }
+
+  Segment* operator->() const { return segment_; }
+  Segment& operator*() const { return *segment_; }
+  explicit operator bool() const { return segment_ != nullptr; }
+
+ private:
+  friend class Segment;
+  explicit SegmentRef(Segment* segment) : segment_(segment) {}  // adopts the first reference
+  Segment* segment_ = nullptr;
+};
+
+}  // namespace kvg
+
+#endif  // KVGEAR_CORE_CODEC_SEGMENT_H_
