@@ -48,7 +48,7 @@ uint64_t SideCache::WindowCapacity() const {
   return uint64_t{recipe_->window} + (recipe_->block == 1 ? kWindowSlack : recipe_->block);
 }
 
-// How many of `pending` tokens to seal as the next segment, or, when an open page has room, into it.
+// How many of `pending` tokens to seal as the next segment or, when an open page has room, into it.
 uint64_t SideCache::NextSeal(uint64_t pending, uint64_t room) const {
   const uint64_t block = recipe_->block;
   if (pending < recipe_->window + block) return 0;
