@@ -27,7 +27,8 @@ absl::Status ReadAllocator(const kvg_allocator* theirs, kvg::AllocatorTable* out
   KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(theirs, &ours));
   KVG_RETURN_IF_ERROR(kvg::capi::CheckReserved(ours.reserved, "reserved of the kvg_allocator"));
   if (ours.alloc == nullptr || ours.release == nullptr) {
-    return kvg::InvalidError("the kvg_allocator lacks ", ours.alloc == nullptr ? "alloc" : "release",
+    return kvg::InvalidError("the kvg_allocator lacks ",
+                             ours.alloc == nullptr ? "alloc" : "release",
                              "; set both functions, or pass no allocator to use the system's");
   }
   *out = {ours.user, ours.alloc, ours.release};

@@ -1,7 +1,7 @@
 // The struct_size rule, convention (6) of kvgear.h: how a caller's struct, from an older or newer
 // header than this library, becomes one of ours, and how ours is written back.
 //
-// Called by the exports of capi/src. A new field goes to the end of its struct and of its list here.
+// Called by the exports of capi/src. A new field goes to the end of its struct and of its list.
 #ifndef KVGEAR_CAPI_SRC_STRUCTS_H_
 #define KVGEAR_CAPI_SRC_STRUCTS_H_
 
