@@ -1,0 +1,334 @@
+// The named recipes, and the text form of a recipe: its keys, how it is read, checked and printed.
+#include "core/model/recipe.h"
+
+#include <algorithm>
+#include <charconv>
+#include <iterator>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "core/model/text.h"
+
+namespace kvg {
+namespace {
+
+// ------------------------------------------------------------------------------ named recipes
+
+constexpr uint32_t kWhole = SideRecipe::kWhole;
+constexpr uint32_t kAllHeads = SideRecipe::kAllHeads;
+constexpr ops::Axis kToken = ops::kAxisToken;
+constexpr ops::Axis kChannel = ops::kAxisChannel;
+
+struct NamedRecipe {
+  const char* name;
+  const char* summary;
+  SideRecipe k, v;
+};
+
+constexpr SideRecipe Int(uint32_t bits) { return {.bits = bits, .window = 64}; }
+
+// KIVI keeps the newest 1 to 128 keys and seals them 128 at a time; of the values it keeps exactly
+// the newest 128, and each older one goes into an open page.
+constexpr SideRecipe KiviK(uint32_t bits) {
+  return {.bits = bits, .axis = kChannel, .group = 32, .window = 0, .block = 128};
+}
+constexpr SideRecipe KiviV(uint32_t bits) {
+  return {.bits = bits, .axis = kToken, .group = 32, .window = 128, .block = 1};
+}
+
+// Keys by channel, values by token, in groups of 64: the backbone of GEAR.
+constexpr SideRecipe BackboneK(uint32_t bits) {
+  return {.bits = bits, .axis = kChannel, .group = 64, .window = 64};
+}
+constexpr SideRecipe BackboneV(uint32_t bits) {
+  return {.bits = bits, .axis = kToken, .group = 64, .window = 64};
+}
+
+// Blocks that are sealed during decode get no low-rank part: for 64 tokens of a head of 128
+// channels a rank of 2 takes 0.75 bits per element, more than the next larger code would.
+constexpr SideRecipe WithRank(SideRecipe side, uint32_t rank) {
+  side.rank = rank;
+  return side;
+}
+constexpr SideRecipe WithOutliers(SideRecipe side, double share) {
+  side.outliers = share;
+  return side;
+}
+
+constexpr SideRecipe GearL(const SideRecipe& backbone) { return WithRank(backbone, 4); }
+constexpr SideRecipe Gear(const SideRecipe& backbone) { return WithOutliers(GearL(backbone), 0.02); }
+
+constexpr SideRecipe Kcvt(ops::Axis axis, uint32_t group) {
+  return {.bits = 4, .axis = axis, .group = group, .window = 64};
+}
+
+constexpr NamedRecipe kNamed[] = {
+    {"fp16", "Nothing is compressed; the yardstick.", Int(16), Int(16)},
+    {"int8", "8 bits, keys and values by token, groups of 64 channels.", Int(8), Int(8)},
+    {"int4", "4 bits, keys and values by token, groups of 64 channels.", Int(4), Int(4)},
+    {"kivi-4", "KIVI with 4 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
+     KiviK(4), KiviV(4)},
+    {"kivi-2", "KIVI with 2 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
+     KiviK(2), KiviV(2)},
+    {"kcvt-4", "4 bits with one scale for a whole channel (keys) or a whole token (values).",
+     Kcvt(kChannel, kWhole), Kcvt(kToken, kAllHeads)},
+    {"gear-4", "GEAR with 4 bits: groups of 64, rank 4, 2 % outliers.", Gear(BackboneK(4)),
+     Gear(BackboneV(4))},
+    {"gear-2", "GEAR with 2 bits: groups of 64, rank 4, 2 % outliers.", Gear(BackboneK(2)),
+     Gear(BackboneV(2))},
+    {"gear-l-4", "GEAR with 4 bits, without outliers.", GearL(BackboneK(4)), GearL(BackboneV(4))},
+    {"gear-l-2", "GEAR with 2 bits, without outliers.", GearL(BackboneK(2)), GearL(BackboneV(2))},
+    {"k4v2", "Keys 4 bits by channel, values 2 bits by token, groups of 64.", BackboneK(4),
+     BackboneV(2)},
+    {"gear-k3v2", "Keys 3 bits with rank 4, values 2 bits, groups of 64.",
+     WithRank(BackboneK(3), 4), BackboneV(2)},
+};
+
+const NamedRecipe* FindNamed(std::string_view name) {
+  const auto* found = std::find_if(std::begin(kNamed), std::end(kNamed),
+                                   [name](const NamedRecipe& r) { return r.name == name; });
+  return found == std::end(kNamed) ? nullptr : found;
+}
+
+// ----------------------------------------------------------------------------------------- keys
+
+constexpr double kMostOutliers = 0.5;
+constexpr uint32_t kMostSweeps = 8;
+constexpr uint32_t kMostTokens = 8192;      // of a segment
+constexpr uint32_t kMostWindow = 1u << 20;  // tokens
+
+// One key of the text form. `parse` returns false when the text is none of `allowed`.
+struct Key {
+  const char* name;
+  const char* allowed;
+  bool with_codes;  // means something only where there are codes, that is, where bits < 16
+  bool (*parse)(std::string_view text, SideRecipe& side);
+  std::string (*print)(const SideRecipe& side);
+};
+
+bool ParseUpTo(std::string_view text, uint32_t least, uint32_t most, uint32_t& out) {
+  const std::optional<uint32_t> value = ParseDigits(text);
+  if (!value || *value < least || *value > most) return false;
+  out = *value;
+  return true;
+}
+
+bool ParseBits(std::string_view text, SideRecipe& side) {
+  const std::optional<uint32_t> value = ParseDigits(text);
+  constexpr uint32_t kAllowed[] = {1, 2, 3, 4, 6, 8, 16};
+  if (!value || std::count(std::begin(kAllowed), std::end(kAllowed), *value) == 0) return false;
+  side.bits = *value;
+  return true;
+}
+
+bool ParseAxis(std::string_view text, SideRecipe& side) {
+  if (text != "token" && text != "channel") return false;
+  side.axis = text == "token" ? kToken : kChannel;
+  return true;
+}
+
+bool ParseGroup(std::string_view text, SideRecipe& side) {
+  if (text == "whole" || text == "all") {
+    side.group = text == "whole" ? kWhole : kAllHeads;
+    return true;
+  }
+  return ParseUpTo(text, 1, kMostTokens, side.group);
+}
+
+std::string PrintGroup(const SideRecipe& side) {
+  if (side.group == kWhole) return "whole";
+  return side.group == kAllHeads ? "all" : absl::StrCat(side.group);
+}
+
+bool ParseOutliers(std::string_view text, SideRecipe& side) {
+  double value = 0;
+  const char* end = text.data() + text.size();
+  const auto [ptr, error] =
+      std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  // Written so that NaN fails too. Minus zero is zero.
+  if (error != std::errc() || ptr != end || !(value >= 0 && value <= kMostOutliers)) return false;
+  side.outliers = value == 0 ? 0 : value;
+  return true;
+}
+
+// The shortest text that reads back as the same number; whatever the locale.
+std::string PrintOutliers(const SideRecipe& side) {
+  char text[1200];  // fits any double in fixed notation
+  const auto [end, error] =
+      std::to_chars(text, text + sizeof(text), side.outliers, std::chars_format::fixed);
+  return std::string(text, error == std::errc() ? end : text);
+}
+
+// For the fields that are plain numbers.
+template <uint32_t SideRecipe::*field, uint32_t least, uint32_t most>
+bool ParseNumber(std::string_view text, SideRecipe& side) {
+  return ParseUpTo(text, least, most, side.*field);
+}
+template <uint32_t SideRecipe::*field>
+std::string PrintNumber(const SideRecipe& side) {
+  return absl::StrCat(side.*field);
+}
+
+// In the order of the canonical text.
+constexpr Key kKeys[] = {
+    {"bits", "1, 2, 3, 4, 6, 8 or 16", false, ParseBits, PrintNumber<&SideRecipe::bits>},
+    {"axis", "token or channel", true, ParseAxis,
+     [](const SideRecipe& side) {
+       return std::string(side.axis == kToken ? "token" : "channel");
+     }},
+    {"group", "a number from 1 to 8192, whole or all", true, ParseGroup, PrintGroup},
+    {"outliers", "a share from 0 to 0.5, such as 0.02", true, ParseOutliers, PrintOutliers},
+    {"rank", "a number from 0 to 16", true, ParseNumber<&SideRecipe::rank, 0, ops::kMaxRank>,
+     PrintNumber<&SideRecipe::rank>},
+    {"decode_rank", "a number from 0 to 16", true,
+     ParseNumber<&SideRecipe::decode_rank, 0, ops::kMaxRank>,
+     PrintNumber<&SideRecipe::decode_rank>},
+    {"sweeps", "a number from 1 to 8", true, ParseNumber<&SideRecipe::sweeps, 1, kMostSweeps>,
+     PrintNumber<&SideRecipe::sweeps>},
+    {"window", "a number of tokens from 0 to 1048576", false,
+     ParseNumber<&SideRecipe::window, 0, kMostWindow>, PrintNumber<&SideRecipe::window>},
+    {"block", "1 or a multiple of 32 tokens up to 8192", false,
+     ParseNumber<&SideRecipe::block, 1, kMostTokens>, PrintNumber<&SideRecipe::block>},
+    {"segment", "a multiple of block up to 8192 tokens", false,
+     ParseNumber<&SideRecipe::segment, 1, kMostTokens>, PrintNumber<&SideRecipe::segment>},
+};
+
+// The names in a row, as "a, b, c".
+template <typename Table>
+std::string Names(const Table& table) {
+  std::string names;
+  for (const auto& entry : table) absl::StrAppend(&names, names.empty() ? "" : ", ", entry.name);
+  return names;
+}
+
+// ----------------------------------------------------------------------------- reading, checking
+
+absl::Status Apply(std::string_view setting, Recipe& recipe) {
+  const size_t equals = setting.find('=');
+  if (equals == std::string_view::npos) {
+    return InvalidError("the recipe has ", Quoted(setting),
+                        " where KEY=VALUE is needed; the keys are ", Names(kKeys),
+                        ", each alone or behind k. or v.");
+  }
+  const std::string_view full_name = absl::StripAsciiWhitespace(setting.substr(0, equals));
+  const std::string_view value = absl::StripAsciiWhitespace(setting.substr(equals + 1));
+  std::string_view name = full_name;
+  const bool only_k = absl::ConsumePrefix(&name, "k.");
+  const bool only_v = !only_k && absl::ConsumePrefix(&name, "v.");
+  const auto* key = std::find_if(std::begin(kKeys), std::end(kKeys),
+                                 [name](const Key& k) { return k.name == name; });
+  if (key == std::end(kKeys)) {
+    return InvalidError("the recipe has no key ", Quoted(full_name), "; the keys are ",
+                        Names(kKeys), ", each alone or behind k. or v.");
+  }
+  if ((!only_v && !key->parse(value, recipe.k)) || (!only_k && !key->parse(value, recipe.v))) {
+    return InvalidError(full_name, " is ", Quoted(value), "; it may be ", key->allowed);
+  }
+  return absl::OkStatus();
+}
+
+// Whether the parts fit together. Leaves unused fields at their defaults, so that recipes which do
+// the same compare equal.
+absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
+  const uint32_t block = side.block;
+  if (block != 1 && block % ops::kBlockTokens != 0) {
+    return InvalidError(prefix, "block is ", block, "; it may be 1 or a multiple of ",
+                        ops::kBlockTokens, " tokens");
+  }
+  if (side.segment % block != 0 || (block == 1 && side.segment % ops::kBlockTokens != 0)) {
+    return InvalidError(prefix, "segment is ", side.segment, "; it may be a multiple of ",
+                        block == 1 ? ops::kBlockTokens : block,
+                        block == 1 ? " tokens" : " tokens, the block");
+  }
+  if (side.bits == 16) {
+    if (block == 1) {
+      return InvalidError(prefix, "block is 1, which needs codes; with bits=16 it may be a multiple"
+                          " of ", ops::kBlockTokens);
+    }
+    const SideRecipe given = side;
+    side = SideRecipe();
+    side.window = given.window;
+    side.block = given.block;
+    side.segment = given.segment;
+    return absl::OkStatus();
+  }
+  if (side.axis == kChannel) {
+    if (block == 1) {
+      return InvalidError(prefix, "block is 1, which needs axis=token: the channels of a single"
+                          " token have no group of tokens");
+    }
+    if (side.group == kAllHeads) {
+      return InvalidError(prefix, "group is all, which needs axis=token; with axis=channel it may be"
+                          " whole or a multiple of ", ops::kBlockTokens);
+    }
+    if (side.group != kWhole && side.group % ops::kBlockTokens != 0) {
+      return InvalidError(prefix, "group is ", side.group, "; with axis=channel it may be whole or a"
+                          " multiple of ", ops::kBlockTokens, " tokens");
+    }
+    if (side.group != kWhole && block % side.group != 0) {
+      return InvalidError(prefix, "block is ", block, "; with axis=channel it may be a multiple of"
+                          " the group, ", side.group, " tokens");
+    }
+  } else if (side.group != kWhole && side.group != kAllHeads &&
+             side.group % ops::kTileDirs != 0 && side.group < ops::kMaxHeadDim) {
+    return InvalidError(prefix, "group is ", side.group, "; with axis=token it may be whole, all or a"
+                        " multiple of ", ops::kTileDirs, " channels");
+  }
+  if (block == 1 && (side.outliers > 0 || side.rank > 0 || side.decode_rank > 0)) {
+    return InvalidError(prefix, "block is 1, where tokens are sealed one by one and have no outliers"
+                        " and no rank; set outliers=0, rank=0 and decode_rank=0, or a larger block");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+uint32_t RecipeCount() { return static_cast<uint32_t>(std::size(kNamed)); }
+
+const char* RecipeName(uint32_t index) {
+  return index < RecipeCount() ? kNamed[index].name : nullptr;
+}
+
+const char* RecipeSummary(uint32_t index) {
+  return index < RecipeCount() ? kNamed[index].summary : nullptr;
+}
+
+absl::StatusOr<Recipe> ParseRecipe(std::string_view text) {
+  std::optional<std::string_view> rest = text;
+  const std::string_view name = TakePart(rest, ',');
+  const NamedRecipe* named = FindNamed(name);
+  if (named == nullptr) {
+    return InvalidError("there is no recipe ", Quoted(name), "; the recipes are ", Names(kNamed));
+  }
+  Recipe recipe{named->name, named->k, named->v};
+  while (rest) KVG_RETURN_IF_ERROR(Apply(TakePart(rest, ','), recipe));
+  KVG_RETURN_IF_ERROR(CheckSide("k.", recipe.k));
+  KVG_RETURN_IF_ERROR(CheckSide("v.", recipe.v));
+  return recipe;
+}
+
+std::string PrintRecipe(const Recipe& recipe) {
+  std::string text = recipe.name;
+  const NamedRecipe* named = FindNamed(recipe.name);
+  if (named == nullptr) return text;
+  for (const Key& key : kKeys) {
+    const auto differs = [&key](const SideRecipe& side, const SideRecipe& base) {
+      if (key.with_codes && side.bits == 16) return false;
+      return key.print(side) != key.print(base);
+    };
+    const bool k = differs(recipe.k, named->k);
+    const bool v = differs(recipe.v, named->v);
+    const std::string k_value = key.print(recipe.k);
+    const std::string v_value = key.print(recipe.v);
+    if (k && v && k_value == v_value) {
+      absl::StrAppend(&text, ",", key.name, "=", k_value);
+      continue;
+    }
+    if (k) absl::StrAppend(&text, ",k.", key.name, "=", k_value);
+    if (v) absl::StrAppend(&text, ",v.", key.name, "=", v_value);
+  }
+  return text;
+}
+
+}  // namespace kvg
