@@ -52,13 +52,9 @@ kvg_status kvg_cache_append(kvg_cache* cache, uint32_t layer, const void* k, siz
     kvg_append_desc d;
     kvg_append_desc_init(&d);
     KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(desc, &d));
-    kvg::ops::DType dtype;
+    kvg::ops::DType dtype = kvg::ops::kF16;
     KVG_RETURN_IF_ERROR(CheckDType(d.dtype, "dtype", &dtype));
     KVG_RETURN_IF_ERROR(CheckStream(d.stream));
-    if (d.tokens > 0) {
-      KVG_RETURN_IF_ERROR(CheckPointer(k, "k"));
-      KVG_RETURN_IF_ERROR(CheckPointer(v, "v"));
-    }
     const kvg::TensorView keys = {k, k_bytes, d.k_token_stride, d.k_head_stride, d.k_dim_stride};
     const kvg::TensorView values = {v, v_bytes, d.v_token_stride, d.v_head_stride, d.v_dim_stride};
     return cache->cache->Append(layer, keys, values, dtype, d.tokens);
@@ -89,8 +85,6 @@ kvg_status kvg_cache_attend(const kvg_cache* cache, uint32_t layer, const void* 
     if (d.non_causal > 1) {
       return kvg::UnsupportedError("non_causal is ", d.non_causal, "; it may be 0 or 1");
     }
-    KVG_RETURN_IF_ERROR(CheckPointer(q, "q"));
-    KVG_RETURN_IF_ERROR(CheckPointer(out, "out"));
     options.queries = d.queries;
     options.causal = d.non_causal == 0;
     options.scale = d.scale;
@@ -114,9 +108,8 @@ kvg_status kvg_cache_read(const kvg_cache* cache, uint32_t layer, kvg_side side,
       return kvg::InvalidError(
           "side is KVG_SIDE_BOTH, which only kvg_cache_stats takes; read K and V one by one");
     }
-    kvg::ops::DType core_dtype;
+    kvg::ops::DType core_dtype = kvg::ops::kF16;
     KVG_RETURN_IF_ERROR(CheckDType(dtype, "dtype", &core_dtype));
-    if (tokens > 0) KVG_RETURN_IF_ERROR(CheckPointer(out, "out"));
     return cache->cache->Read(layer, static_cast<kvg::ops::Side>(side), first_token, tokens,
                               core_dtype, out, out_bytes);
   });

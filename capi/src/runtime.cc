@@ -26,11 +26,6 @@ absl::Status ReadAllocator(const kvg_allocator* theirs, kvg::AllocatorTable* out
   InitStruct(&ours);
   KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(theirs, &ours));
   KVG_RETURN_IF_ERROR(kvg::capi::CheckReserved(ours.reserved, "reserved of the kvg_allocator"));
-  if (ours.alloc == nullptr || ours.release == nullptr) {
-    return kvg::InvalidError("the kvg_allocator lacks ",
-                             ours.alloc == nullptr ? "alloc" : "release",
-                             "; set both functions, or pass no allocator to use the system's");
-  }
   *out = {ours.user, ours.alloc, ours.release};
   return absl::OkStatus();
 }
