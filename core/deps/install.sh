@@ -12,7 +12,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 deps=${KVGEAR_DEPS_DIR:-$root/.deps}
 
-packages=(build-essential cmake ninja-build pkg-config libgtest-dev libbenchmark-dev nlohmann-json3-dev
+packages=(build-essential cmake ninja-build pkg-config libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev
           dpkg-dev binutils librsvg2-bin python3)
 
 # Upstream tarballs whose content we have checked: source package, upstream version, sha256 of the .orig tarball.

@@ -42,9 +42,8 @@ struct LayerRange {
 absl::StatusOr<LayerRange> ParseLayers(std::string_view text, uint32_t layers) {
   const size_t dash = text.find('-');
   const std::string_view first = absl::StripAsciiWhitespace(text.substr(0, dash));
-  const std::string_view last = dash == std::string_view::npos
-                                    ? first
-                                    : absl::StripAsciiWhitespace(text.substr(dash + 1));
+  const std::string_view last =
+      dash == std::string_view::npos ? first : absl::StripAsciiWhitespace(text.substr(dash + 1));
   const std::optional<uint32_t> from = ParseDigits(first), to = ParseDigits(last);
   if (!from || !to || *from > *to || *to >= layers) {
     return InvalidError("the plan has layers ", Quoted(text),
@@ -78,8 +77,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Plan::Create(const Shape& shape,
     const absl::StatusOr<LayerRange> range =
         ParseLayers(absl::StripAsciiWhitespace(part.substr(0, colon)), shape.layers);
     if (!range.ok()) return range.status();
-    absl::StatusOr<Recipe> recipe =
-        ParseRecipe(absl::StripAsciiWhitespace(part.substr(colon + 1)));
+    absl::StatusOr<Recipe> recipe = ParseRecipe(absl::StripAsciiWhitespace(part.substr(colon + 1)));
     if (!recipe.ok()) return recipe.status();
     const auto found = std::find(plan->recipes_.begin(), plan->recipes_.end(), *recipe);
     const auto index = static_cast<uint32_t>(found - plan->recipes_.begin());

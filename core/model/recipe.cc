@@ -57,7 +57,9 @@ constexpr SideRecipe WithOutliers(SideRecipe side, double share) {
 }
 
 constexpr SideRecipe GearL(const SideRecipe& backbone) { return WithRank(backbone, 4); }
-constexpr SideRecipe Gear(const SideRecipe& backbone) { return WithOutliers(GearL(backbone), 0.02); }
+constexpr SideRecipe Gear(const SideRecipe& backbone) {
+  return WithOutliers(GearL(backbone), 0.02);
+}
 
 constexpr SideRecipe Kcvt(ops::Axis axis, uint32_t group) {
   return {.bits = 4, .axis = axis, .group = group, .window = 64};
@@ -67,9 +69,11 @@ constexpr NamedRecipe kNamed[] = {
     {"fp16", "Nothing is compressed; the yardstick.", Int(16), Int(16)},
     {"int8", "8 bits, keys and values by token, groups of 64 channels.", Int(8), Int(8)},
     {"int4", "4 bits, keys and values by token, groups of 64 channels.", Int(4), Int(4)},
-    {"kivi-4", "KIVI with 4 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
+    {"kivi-4",
+     "KIVI with 4 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
      KiviK(4), KiviV(4)},
-    {"kivi-2", "KIVI with 2 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
+    {"kivi-2",
+     "KIVI with 2 bits: keys by channel, values by token, groups of 32, 128 newest exact.",
      KiviK(2), KiviV(2)},
     {"kcvt-4", "4 bits with one scale for a whole channel (keys) or a whole token (values).",
      Kcvt(kChannel, kWhole), Kcvt(kToken, kAllHeads)},
@@ -144,8 +148,7 @@ std::string PrintGroup(const SideRecipe& side) {
 bool ParseOutliers(std::string_view text, SideRecipe& side) {
   double value = 0;
   const char* end = text.data() + text.size();
-  const auto [ptr, error] =
-      std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  const auto [ptr, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
   // Written so that NaN fails too. Minus zero is zero.
   if (error != std::errc() || ptr != end || !(value >= 0 && value <= kMostOutliers)) return false;
   side.outliers = value == 0 ? 0 : value;
@@ -174,9 +177,7 @@ std::string PrintNumber(const SideRecipe& side) {
 constexpr Key kKeys[] = {
     {"bits", "1, 2, 3, 4, 6, 8 or 16", false, ParseBits, PrintNumber<&SideRecipe::bits>},
     {"axis", "token or channel", true, ParseAxis,
-     [](const SideRecipe& side) {
-       return std::string(side.axis == kToken ? "token" : "channel");
-     }},
+     [](const SideRecipe& side) { return std::string(side.axis == kToken ? "token" : "channel"); }},
     {"group", "a number from 1 to 8192, whole or all", true, ParseGroup, PrintGroup},
     {"outliers", "a share from 0 to 0.5, such as 0.02", true, ParseOutliers, PrintOutliers},
     {"rank", "a number from 0 to 16", true, ParseNumber<&SideRecipe::rank, 0, ops::kMaxRank>,
@@ -243,8 +244,10 @@ absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
   }
   if (side.bits == 16) {
     if (block == 1) {
-      return InvalidError(prefix, "block is 1, which needs codes; with bits=16 it may be a multiple"
-                          " of ", ops::kBlockTokens);
+      return InvalidError(prefix,
+                          "block is 1, which needs codes; with bits=16 it may be a multiple"
+                          " of ",
+                          ops::kBlockTokens);
     }
     const SideRecipe given = side;
     side = SideRecipe();
@@ -255,29 +258,40 @@ absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
   }
   if (side.axis == kChannel) {
     if (block == 1) {
-      return InvalidError(prefix, "block is 1, which needs axis=token: the channels of a single"
+      return InvalidError(prefix,
+                          "block is 1, which needs axis=token: the channels of a single"
                           " token have no group of tokens");
     }
     if (side.group == kAllHeads) {
-      return InvalidError(prefix, "group is all, which needs axis=token; with axis=channel it may be"
-                          " whole or a multiple of ", ops::kBlockTokens);
+      return InvalidError(prefix,
+                          "group is all, which needs axis=token; with axis=channel it may be"
+                          " whole or a multiple of ",
+                          ops::kBlockTokens);
     }
     if (side.group != kWhole && side.group % ops::kBlockTokens != 0) {
-      return InvalidError(prefix, "group is ", side.group, "; with axis=channel it may be whole or a"
-                          " multiple of ", ops::kBlockTokens, " tokens");
+      return InvalidError(prefix, "group is ", side.group,
+                          "; with axis=channel it may be whole or a"
+                          " multiple of ",
+                          ops::kBlockTokens, " tokens");
     }
     if (side.group != kWhole && block % side.group != 0) {
-      return InvalidError(prefix, "block is ", block, "; with axis=channel it may be a multiple of"
-                          " the group, ", side.group, " tokens");
+      return InvalidError(prefix, "block is ", block,
+                          "; with axis=channel it may be a multiple of"
+                          " the group, ",
+                          side.group, " tokens");
     }
-  } else if (side.group != kWhole && side.group != kAllHeads &&
-             side.group % ops::kTileDirs != 0 && side.group < ops::kMaxHeadDim) {
-    return InvalidError(prefix, "group is ", side.group, "; with axis=token it may be whole, all or a"
-                        " multiple of ", ops::kTileDirs, " channels");
+  } else if (side.group != kWhole && side.group != kAllHeads && side.group % ops::kTileDirs != 0 &&
+             side.group < ops::kMaxHeadDim) {
+    return InvalidError(prefix, "group is ", side.group,
+                        "; with axis=token it may be whole, all or a"
+                        " multiple of ",
+                        ops::kTileDirs, " channels");
   }
   if (block == 1 && (side.outliers > 0 || side.rank > 0 || side.decode_rank > 0)) {
-    return InvalidError(prefix, "block is 1, where tokens are sealed one by one and have no outliers"
-                        " and no rank; set outliers=0, rank=0 and decode_rank=0, or a larger block");
+    return InvalidError(
+        prefix,
+        "block is 1, where tokens are sealed one by one and have no outliers"
+        " and no rank; set outliers=0, rank=0 and decode_rank=0, or a larger block");
   }
   return absl::OkStatus();
 }
