@@ -108,7 +108,7 @@ TEST(Tile, EveryByteOfATileIsUsed) {
 
 TEST(Tile, WorkedExample) {
   // Width 3, K side, token 17, direction 5: lane 1, pair 10, hi 1. Code 6 = 0b110: the low plane
-  // (2 bits) gets 2 in row 10 / 8 = 1, shift 2 * 2 + 16; the high plane (1 bit) gets 1 in its row 0,
+  // (2 bits) gets 2 in row 10 / 8 = 1, shift 2 * 2 + 16; the high plane (1 bit) gets 1 in row 0,
   // shift 10 + 16.
   std::vector<uint8_t> tile(TileBytes(3), 0);
   PutCode(tile.data(), 3, PositionOf(kSideK, 17, 5), 6);

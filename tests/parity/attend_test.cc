@@ -1,0 +1,380 @@
+// Attention of every table against the reference, over every kind of piece.
+//
+// The bound is relative to the largest decoded value among the tokens that a query may see, since
+// the result is a mean of those: 1e-3 of it for the kernel (which may compute with 16-bit queries
+// and weights), and the rounding of the output type.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "tests/support/kernel_fixture.h"
+
+namespace kvg::kernel_test {
+namespace {
+
+constexpr double kKernelError = 1e-3;
+
+double RoundingOf(ops::DType dtype) {
+  return dtype == ops::kF32 ? 0 : dtype == ops::kF16 ? 0x1p-11 : 0x1p-8;
+}
+
+// Largest |v| of each token and KV head.
+std::vector<double> LargestValues(const AttendShape& shape, const ops::AttendItem& item) {
+  const Buffer v = Read(ops::ReferenceTable(), item.v, shape.kv_heads, shape.head_dim, 0,
+                        item.length, ops::kF32);
+  std::vector<double> largest(item.length * shape.kv_heads);
+  for (uint64_t i = 0; i < largest.size() * shape.head_dim; ++i) {
+    double& row = largest[i / shape.head_dim];
+    row = std::max(row, std::fabs(LoadElement(v, ops::kF32, i)));
+  }
+  return largest;
+}
+
+bool Sees(const AttendShape& shape, uint64_t length, uint32_t query, uint64_t token) {
+  const auto own = static_cast<int64_t>(length - shape.queries + query);
+  const auto t = static_cast<int64_t>(token);
+  if (shape.causal && t > own) return false;
+  return shape.sliding_window == 0 || t > own - static_cast<int64_t>(shape.sliding_window);
+}
+
+// Elements between the rows must keep the junk that the buffer started with.
+void ExpectGapsUntouched(const AttendShape& shape, const Buffer& out) {
+  std::vector<bool> written(shape.elements());
+  for (uint32_t query = 0; query < shape.queries; ++query) {
+    for (uint32_t head = 0; head < shape.q_heads; ++head) {
+      for (uint32_t d = 0; d < shape.head_dim; ++d) written[shape.Index(query, head, d)] = true;
+    }
+  }
+  const size_t size = SizeOf(shape.out_dtype);
+  for (uint64_t i = 0; i < out.size(); ++i) {
+    if (!written[i / size]) {
+      ASSERT_EQ(out.data()[i], 0xA5) << "element " << i / size;
+    }
+  }
+}
+
+void Compare(const AttendCall& call) {
+  const AttendShape& shape = call.shape();
+  SCOPED_TRACE(shape.Describe());
+  // The reference's own answer, before it is rounded to the output type.
+  const std::vector<Buffer> want = call.Run(ops::ReferenceTable(), Serial(), ops::kF32);
+  std::vector<std::vector<double>> bounds;  // [item][query * kv_heads + kv_head]
+  for (uint64_t i = 0; i < call.items(); ++i) {
+    const ops::AttendItem& item = call.item(i);
+    const std::vector<double> largest = LargestValues(shape, item);
+    std::vector<double> bound(shape.queries * shape.kv_heads);
+    for (uint32_t query = 0; query < shape.queries; ++query) {
+      for (uint64_t token = 0; token < item.length; ++token) {
+        if (!Sees(shape, item.length, query, token)) continue;
+        for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+          double& b = bound[query * shape.kv_heads + head];
+          b = std::max(b, largest[token * shape.kv_heads + head]);
+        }
+      }
+    }
+    for (double& b : bound) b = b * (kKernelError + RoundingOf(shape.out_dtype)) + 0x1p-24;
+    bounds.push_back(std::move(bound));
+  }
+  std::vector<const ops::Table*> tables = CpuTables();
+  tables.push_back(&ops::ReferenceTable());
+  for (const ops::Table* table : tables) {
+    SCOPED_TRACE(table->name);
+    const std::vector<Buffer> got = call.Run(*table, Serial());
+    for (uint64_t i = 0; i < call.items(); ++i) {
+      for (uint32_t query = 0; query < shape.queries; ++query) {
+        for (uint32_t head = 0; head < shape.q_heads; ++head) {
+          const uint32_t kv_head = head / (shape.q_heads / shape.kv_heads);
+          const double bound = bounds[i][query * shape.kv_heads + kv_head];
+          for (uint32_t d = 0; d < shape.head_dim; ++d) {
+            const uint64_t at = shape.Index(query, head, d);
+            ASSERT_NEAR(LoadElement(got[i], shape.out_dtype, at),
+                        LoadElement(want[i], ops::kF32, at), bound)
+                << "item " << i << " query " << query << " head " << head << " direction " << d;
+          }
+        }
+      }
+      ExpectGapsUntouched(shape, got[i]);
+    }
+    const std::vector<Buffer> shared = call.Run(*table, Backwards());
+    for (uint64_t i = 0; i < call.items(); ++i) {
+      ASSERT_EQ(shared[i].bytes(), got[i].bytes()) << "item " << i << " differs with 3 workers";
+    }
+  }
+}
+
+// One sequence, both sides built by `build(builder)`.
+template <typename Build>
+void CompareOne(const AttendShape& shape, uint64_t seed, const Build& build) {
+  SequenceBuilder k(ops::kSideK, shape.kv_heads, shape.head_dim);
+  SequenceBuilder v(ops::kSideV, shape.kv_heads, shape.head_dim);
+  build(k);
+  build(v);
+  AttendCall call(shape, seed);
+  call.Add(k, v);
+  Compare(call);
+}
+
+// Codes of a typical recipe: keys by channel, values by token, rank and outliers if asked for.
+Form Typical(ops::Side side, uint8_t width, const AttendShape& shape, uint64_t tokens,
+             bool residual) {
+  const ops::Axis axis = side == ops::kSideK ? ops::kAxisChannel : ops::kAxisToken;
+  Form form = UniformForm(side, axis, 32, width, shape.kv_heads, shape.head_dim, tokens);
+  if (residual) {
+    form.spec.rank = 4;
+    form.spec.outliers = side == ops::kSideK ? tokens / 40 : shape.kv_heads * shape.head_dim / 40;
+  }
+  return form;
+}
+
+TEST(Attend, EveryWidthAxisAndGroup) {
+  const AttendShape shape{.q_heads = 4, .kv_heads = 1, .head_dim = 72};
+  for (const uint8_t width : kWidths) {
+    for (const uint32_t group : {16u, 32u, 64u, 128u}) {
+      for (const ops::Axis axis : {ops::kAxisToken, ops::kAxisChannel}) {
+        if (axis == ops::kAxisChannel && group == 16) continue;
+        SCOPED_TRACE(testing::Message() << "width " << int{width} << " group " << group << " axis "
+                                        << axis);
+        for (const ops::Side coded : {ops::kSideK, ops::kSideV}) {
+          CompareOne(shape, width, [&](SequenceBuilder& side) {
+            if (side.side() == coded) {
+              side.AddCodes(UniformForm(coded, axis, group, width, 1, 72, 70), Data::kNoise, group);
+            } else {
+              side.AddRows(70, Data::kNoise, group);
+            }
+          });
+        }
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Attend, HeadDims) {
+  for (const uint32_t head_dim : {32u, 64u, 72u, 80u, 88u, 96u, 112u, 120u, 128u, 256u}) {
+    for (const bool residual : {false, true}) {
+      const AttendShape shape{
+          .q_heads = 4, .kv_heads = 2, .head_dim = head_dim, .queries = 2, .gap = 3};
+      CompareOne(shape, head_dim, [&](SequenceBuilder& side) {
+        side.AddCodes(Typical(side.side(), 2, shape, 64, residual), Data::kOutliers, 1);
+        side.AddCodes(Typical(side.side(), 4, shape, 32, residual), Data::kNoise, 2);
+        side.AddRows(5, Data::kNoise, 3);
+      });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Attend, QueryGroups) {
+  for (uint32_t group = 1; group <= 16; ++group) {
+    for (const uint32_t queries : {1u, 3u}) {
+      const AttendShape shape{
+          .q_heads = 2 * group, .kv_heads = 2, .head_dim = 64, .queries = queries};
+      CompareOne(shape, group, [&](SequenceBuilder& side) {
+        side.AddCodes(Typical(side.side(), 3, shape, 64, true), Data::kNoise, group);
+        side.AddRows(6, Data::kNoise, group);
+      });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST(Attend, MasksAndCaps) {
+  for (uint32_t queries = 1; queries <= 8; ++queries) {
+    for (const bool causal : {true, false}) {
+      for (const uint64_t window : {0u, 1u, 7u, 33u, 1000u}) {
+        AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 32, .queries = queries};
+        shape.causal = causal;
+        shape.sliding_window = window;
+        shape.softcap = queries % 2 == 0 ? 2.5f : 0.0f;
+        CompareOne(shape, queries, [&](SequenceBuilder& side) {
+          side.AddCodes(Typical(side.side(), 4, shape, 64, queries % 3 == 0), Data::kNoise, 1);
+          // The newest queries see different numbers of tokens of this page.
+          side.AddCodes(Typical(side.side(), 2, shape, 35, false), Data::kNoise, 2);
+          if (queries % 2 == 1) side.AddRows(3, Data::kNoise, 3);
+        });
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Attend, Lengths) {
+  for (const uint64_t length : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 63u, 64u, 65u, 96u}) {
+    for (const bool rows : {false, true}) {
+      for (const uint32_t queries : {1u, 8u}) {
+        if (queries > length) continue;
+        const AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 40, .queries = queries};
+        CompareOne(shape, length, [&](SequenceBuilder& side) {
+          if (rows) {
+            side.AddRows(length, Data::kNoise, length);
+          } else {
+            Form form = Typical(side.side(), 3, shape, length, true);
+            form.padded_tokens = 128;
+            side.AddCodes(form, Data::kNoise, length);
+          }
+        });
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST(Attend, EdgesOfPiecesDiffer) {
+  const AttendShape shape{.q_heads = 6, .kv_heads = 2, .head_dim = 64, .queries = 4};
+  SequenceBuilder k(ops::kSideK, 2, 64);
+  k.AddCodes(Typical(ops::kSideK, 2, shape, 96, true), Data::kOutliers, 1);
+  k.AddCodes(Typical(ops::kSideK, 4, shape, 32, false), Data::kNoise, 2);
+  k.AddRows(40, Data::kNoise, 3);
+  SequenceBuilder v(ops::kSideV, 2, 64);
+  v.AddCodes(Typical(ops::kSideV, 3, shape, 32, false), Data::kNoise, 4);
+  v.AddCodes(Typical(ops::kSideV, 2, shape, 32, true), Data::kOutliers, 5);
+  Form page = Typical(ops::kSideV, 6, shape, 99, false);
+  page.padded_tokens = 160;
+  v.AddCodes(page, Data::kNoise, 6);
+  v.AddRows(5, Data::kNoise, 7);
+  ASSERT_EQ(k.length(), v.length());
+  AttendCall call(shape, 1);
+  call.Add(k, v);
+  Compare(call);
+}
+
+TEST(Attend, DataTypes) {
+  for (const ops::DType q : {ops::kF32, ops::kF16, ops::kBF16}) {
+    for (const ops::DType out : {ops::kF32, ops::kF16, ops::kBF16}) {
+      const AttendShape shape{.q_heads = 4,
+                              .kv_heads = 2,
+                              .head_dim = 72,
+                              .queries = 3,
+                              .q_dtype = q,
+                              .out_dtype = out,
+                              .gap = 5};
+      CompareOne(shape, 1, [&](SequenceBuilder& side) {
+        side.AddCodes(Typical(side.side(), 3, shape, 64, true), Data::kNoise, 2);
+        side.AddRows(9, Data::kNoise, 3);
+      });
+    }
+  }
+}
+
+TEST(Attend, RandomSequences) {
+  Random random(2);
+  for (int i = 0; i < 120; ++i) {
+    AttendShape shape;
+    shape.kv_heads = static_cast<uint32_t>(1 + random.Below(2));
+    shape.q_heads = shape.kv_heads * static_cast<uint32_t>(1 + random.Below(6));
+    shape.head_dim = static_cast<uint32_t>(32 + 8 * random.Below(random.Chance(0.8) ? 8 : 29));
+    shape.out_dtype = random.Pick<ops::DType>({ops::kF32, ops::kF16, ops::kBF16});
+    shape.q_dtype = random.Pick<ops::DType>({ops::kF32, ops::kF16, ops::kBF16});
+    shape.gap = static_cast<uint32_t>(random.Below(2) * 7);
+    shape.causal = random.Chance(0.8);
+    if (random.Chance(0.3)) shape.sliding_window = 1 + random.Below(100);
+    if (random.Chance(0.3)) shape.softcap = 4;
+    const std::vector<Data> data = {Data::kNoise, Data::kOutliers, Data::kLowRank, Data::kConstant,
+                                    Data::kTies};
+    SequenceBuilder k(ops::kSideK, shape.kv_heads, shape.head_dim);
+    SequenceBuilder v(ops::kSideV, shape.kv_heads, shape.head_dim);
+    const uint64_t length = 1 + random.Below(200);
+    for (SequenceBuilder* side : {&k, &v}) {
+      while (side->length() < length) {
+        const uint64_t left = length - side->length();
+        const uint64_t tokens = std::min(left, 32 * (1 + random.Below(4)));
+        if (random.Chance(0.25)) {
+          side->AddRows(left, random.Pick(data), random.Next());
+        } else {
+          side->AddCodes(RandomForm(random, side->side(), shape.kv_heads, shape.head_dim, tokens),
+                         random.Pick(data), random.Next());
+        }
+      }
+    }
+    shape.queries = static_cast<uint32_t>(1 + random.Below(std::min<uint64_t>(8, length)));
+    SCOPED_TRACE(testing::Message() << "case " << i << " length " << length);
+    AttendCall call(shape, random.Next());
+    call.Add(k, v);
+    Compare(call);
+    if (HasFatalFailure()) return;
+  }
+}
+
+// More tokens than one unit of work, several sequences, several threads: still the same bits.
+TEST(Attend, LongBatchOnThreads) {
+  AttendShape shape{.q_heads = 4, .kv_heads = 2, .head_dim = 32, .queries = 2};
+  shape.out_dtype = ops::kF16;
+  std::vector<std::unique_ptr<SequenceBuilder>> sides;
+  AttendCall call(shape, 3);
+  for (const uint64_t tokens : {4800u, 2048u, 64u, 2080u}) {
+    for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+      sides.push_back(std::make_unique<SequenceBuilder>(side, 2, 32));
+      for (uint64_t done = 0; done < tokens; done += 1024) {
+        sides.back()->AddCodes(
+            Typical(side, 2, shape, std::min<uint64_t>(1024, tokens - done), false), Data::kNoise,
+            done);
+      }
+      sides.back()->AddRows(70, Data::kNoise, tokens);
+    }
+    call.Add(*sides[sides.size() - 2], *sides.back());
+  }
+  Compare(call);
+  for (const ops::Table* table : CpuTables()) {
+    const std::vector<Buffer> serial = call.Run(*table, Serial());
+    const std::vector<Buffer> threads = call.Run(*table, Threads());
+    for (uint64_t i = 0; i < call.items(); ++i) {
+      ASSERT_EQ(serial[i].bytes(), threads[i].bytes()) << table->name << " item " << i;
+    }
+  }
+}
+
+// A window that ends whole units of work before the newest token leaves them out without NaN.
+TEST(Attend, WindowSkipsWholeUnits) {
+  AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 32, .queries = 3};
+  shape.sliding_window = 5;
+  CompareOne(shape, 4, [&](SequenceBuilder& side) {
+    side.AddCodes(Typical(side.side(), 2, shape, 4096, false), Data::kNoise, 5);
+    side.AddCodes(Typical(side.side(), 2, shape, 64, false), Data::kNoise, 6);
+  });
+}
+
+// Logits in the thousands: one token takes all the weight, and nothing overflows on the way.
+TEST(Attend, LargeLogitsStayFinite) {
+  AttendShape shape{.q_heads = 4, .kv_heads = 1, .head_dim = 64, .queries = 2};
+  shape.q_deviation = 1000;
+  SequenceBuilder k(ops::kSideK, 1, 64);
+  SequenceBuilder v(ops::kSideV, 1, 64);
+  for (SequenceBuilder* side : {&k, &v}) {
+    side->AddCodes(Typical(side->side(), 4, shape, 96, true), Data::kOutliers, 7);
+    side->AddRows(10, Data::kOutliers, 8);
+  }
+  AttendCall call(shape, 9);
+  call.Add(k, v);
+  const std::vector<double> largest = LargestValues(shape, call.item(0));
+  const double most = *std::max_element(largest.begin(), largest.end());
+  for (const ops::Table* table : CpuTables()) {
+    const Buffer out = std::move(call.Run(*table, Serial())[0]);
+    for (uint64_t i = 0; i < shape.elements(); ++i) {
+      const double value = LoadElement(out, ops::kF32, i);
+      ASSERT_TRUE(std::isfinite(value)) << table->name;
+      ASSERT_LE(std::fabs(value), most * (1 + kKernelError)) << table->name;
+    }
+  }
+}
+
+// Values up to the end of fp16, as in a layer with massive activations.
+TEST(Attend, ExtremeValues) {
+  AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 64};
+  SequenceBuilder k(ops::kSideK, 1, 64);
+  SequenceBuilder v(ops::kSideV, 1, 64);
+  k.AddRows(90, Data::kNoise, 10);
+  Form form = Typical(ops::kSideV, 4, shape, 64, true);
+  v.AddCodes(form, Data::kExtreme, 11);
+  v.AddCodes(UniformForm(ops::kSideV, ops::kAxisToken, 64, 0, 1, 64, 26), Data::kTiny, 12);
+  AttendCall call(shape, 13);
+  call.Add(k, v);
+  Compare(call);
+}
+
+}  // namespace
+}  // namespace kvg::kernel_test
