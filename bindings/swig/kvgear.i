@@ -1,0 +1,106 @@
+/* kvgear.i: the one interface file of all bindings. It wraps capi/include/kvgear/kvgear.h and nothing else.
+ *
+ * Facts that a C header cannot say are stated below by macros: which pointers are slices, which are results, who owns
+ * what. A language's typemap file (go.i, java.i) gives the macros their meaning for SWIG's own back end. Elsewhere, for
+ * the parse tree of `swig -xml`, each macro becomes a %feature, which the tree shows at the declaration as an attribute:
+ *
+ *   macro                              attribute                       value
+ *   %kvg_handle(H, DESTROY)            feature_kvg_handle              function that ends the handle
+ *   %kvg_keeps(H, HANDLES)             feature_kvg_keeps               handles that must outlive this one in safe code
+ *   %kvg_versioned(S, INIT)            feature_kvg_versioned           function that sets struct_size and the defaults
+ *   %kvg_creates(F, P)                 feature_kvg_creates             parameter: receives a new handle
+ *   %kvg_bytes_in(F, P, N)             feature_kvg_bytes_in_P          parameter: length in bytes of const void *P
+ *   %kvg_bytes_out(F, P, N)            feature_kvg_bytes_out_P         parameter: length in bytes of void *P
+ *   %kvg_text_out(F, P, N, NEEDED)     feature_kvg_text_out_P          "N,NEEDED": capacity, and result needed length
+ *   %kvg_value_out(F, T, P)            feature_kvg_value_out           parameter: one result of type T
+ *   %kvg_struct_out(F, S, P)           feature_kvg_struct_out          parameter: versioned struct S that is filled
+ *   %kvg_optional(F, P)                feature_kvg_optional            parameter: may be NULL
+ *   %kvg_raw(F)                        feature_kvg_raw                 wrapped by hand in the idiomatic layer
+ *
+ * Every function that may fail returns kvg_status and takes kvg_error *err last; no macro is needed for that.
+ * A const handle parameter means: safe from any number of threads at once (rule 4 of the header). */
+%module kvgear
+
+%{
+#include <kvgear/kvgear.h>
+%}
+
+%include <stdint.i>
+
+#if defined(SWIGGO)
+%include "go.i"
+#elif defined(SWIGJAVA)
+%include "java.i"
+#else
+%define %kvg_handle(H, DESTROY)
+%feature("kvg:handle", #DESTROY) H;
+%enddef
+%define %kvg_keeps(H, HANDLES)
+%feature("kvg:keeps", HANDLES) H;
+%enddef
+%define %kvg_versioned(S, INIT)
+%feature("kvg:versioned", #INIT) S;
+%enddef
+%define %kvg_creates(F, P)
+%feature("kvg:creates", #P) F;
+%enddef
+%define %kvg_bytes_in(F, P, N)
+%feature("kvg:bytes_in_" #P, #N) F;
+%enddef
+%define %kvg_bytes_out(F, P, N)
+%feature("kvg:bytes_out_" #P, #N) F;
+%enddef
+%define %kvg_text_out(F, P, N, NEEDED)
+%feature("kvg:text_out_" #P, #N "," #NEEDED) F;
+%enddef
+%define %kvg_value_out(F, T, P)
+%feature("kvg:value_out", #P) F;
+%enddef
+%define %kvg_struct_out(F, S, P)
+%feature("kvg:struct_out", #P) F;
+%enddef
+%define %kvg_optional(F, P)
+%feature("kvg:optional", #P) F;
+%enddef
+%define %kvg_raw(F)
+%feature("kvg:raw") F;
+%enddef
+#endif
+
+/* handles */
+%kvg_handle(kvg_runtime, kvg_runtime_destroy)
+%kvg_handle(kvg_plan, kvg_plan_destroy)
+%kvg_handle(kvg_cache, kvg_cache_destroy)
+%kvg_keeps(kvg_cache, "kvg_runtime,kvg_plan")
+%kvg_creates(kvg_runtime_create, out)
+%kvg_creates(kvg_plan_create, out)
+%kvg_creates(kvg_cache_create, out)
+%kvg_creates(kvg_cache_fork, out)
+
+/* structs */
+%kvg_versioned(kvg_allocator, kvg_allocator_init)
+%kvg_versioned(kvg_runtime_options, kvg_runtime_options_init)
+%kvg_versioned(kvg_shape, kvg_shape_init)
+%kvg_versioned(kvg_append_desc, kvg_append_desc_init)
+%kvg_versioned(kvg_attend_desc, kvg_attend_desc_init)
+%kvg_versioned(kvg_stats, kvg_stats_init)
+
+/* parameters */
+%kvg_optional(kvg_runtime_create, options)
+%kvg_bytes_in(kvg_cache_append, k, k_bytes)
+%kvg_bytes_in(kvg_cache_append, v, v_bytes)
+%kvg_bytes_in(kvg_cache_attend, q, q_bytes)
+%kvg_bytes_out(kvg_cache_attend, out, out_bytes)
+%kvg_bytes_out(kvg_cache_read, out, out_bytes)
+%kvg_text_out(kvg_runtime_describe, text, text_len, needed)
+%kvg_text_out(kvg_recipe_canonical, text, text_len, needed)
+%kvg_text_out(kvg_plan_recipe, text, text_len, needed)
+%kvg_value_out(kvg_runtime_memory, uint64_t, bytes)
+%kvg_value_out(kvg_cache_length, uint64_t, tokens)
+%kvg_struct_out(kvg_plan_shape, kvg_shape, out)
+%kvg_struct_out(kvg_cache_stats, kvg_stats, stats)
+
+/* The log callback: each language has its own way to call back. */
+%kvg_raw(kvg_runtime_set_log)
+
+%include "kvgear/kvgear.h"
