@@ -9,8 +9,10 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "core/model/recipe.h"
 #include "kernels/ops.h"
 #include "tests/support/kernel_fixture.h"
 
@@ -44,10 +46,11 @@ bool Sees(const AttendShape& shape, uint64_t length, uint32_t query, uint64_t to
 
 // Elements between the rows must keep the junk that the buffer started with.
 void ExpectGapsUntouched(const AttendShape& shape, const Buffer& out) {
-  std::vector<bool> written(shape.elements());
+  const Strides strides = shape.out_strides();
+  std::vector<bool> written(strides.elements);
   for (uint32_t query = 0; query < shape.queries; ++query) {
     for (uint32_t head = 0; head < shape.q_heads; ++head) {
-      for (uint32_t d = 0; d < shape.head_dim; ++d) written[shape.Index(query, head, d)] = true;
+      for (uint32_t d = 0; d < shape.head_dim; ++d) written[strides.Index(query, head, d)] = true;
     }
   }
   const size_t size = SizeOf(shape.out_dtype);
@@ -80,9 +83,8 @@ void Compare(const AttendCall& call) {
     for (double& b : bound) b = b * (kKernelError + RoundingOf(shape.out_dtype)) + 0x1p-24;
     bounds.push_back(std::move(bound));
   }
-  std::vector<const ops::Table*> tables = CpuTables();
-  tables.push_back(&ops::ReferenceTable());
-  for (const ops::Table* table : tables) {
+  const Strides strides = shape.out_strides();
+  for (const ops::Table* table : AllTables()) {
     SCOPED_TRACE(table->name);
     const std::vector<Buffer> got = call.Run(*table, Serial());
     for (uint64_t i = 0; i < call.items(); ++i) {
@@ -91,7 +93,7 @@ void Compare(const AttendCall& call) {
           const uint32_t kv_head = head / (shape.q_heads / shape.kv_heads);
           const double bound = bounds[i][query * shape.kv_heads + kv_head];
           for (uint32_t d = 0; d < shape.head_dim; ++d) {
-            const uint64_t at = shape.Index(query, head, d);
+            const uint64_t at = strides.Index(query, head, d);
             ASSERT_NEAR(LoadElement(got[i], shape.out_dtype, at),
                         LoadElement(want[i], ops::kF32, at), bound)
                 << "item " << i << " query " << query << " head " << head << " direction " << d;
@@ -155,10 +157,10 @@ TEST(Attend, EveryWidthAxisAndGroup) {
 }
 
 TEST(Attend, HeadDims) {
-  for (const uint32_t head_dim : {32u, 64u, 72u, 80u, 88u, 96u, 112u, 120u, 128u, 256u}) {
+  for (const uint32_t head_dim :
+       {32u, 40u, 64u, 72u, 80u, 88u, 96u, 104u, 112u, 120u, 128u, 136u, 192u, 248u, 256u}) {
     for (const bool residual : {false, true}) {
-      const AttendShape shape{
-          .q_heads = 4, .kv_heads = 2, .head_dim = head_dim, .queries = 2, .gap = 3};
+      const AttendShape shape{.q_heads = 4, .kv_heads = 2, .head_dim = head_dim, .queries = 2};
       CompareOne(shape, head_dim, [&](SequenceBuilder& side) {
         side.AddCodes(Typical(side.side(), 2, shape, 64, residual), Data::kOutliers, 1);
         side.AddCodes(Typical(side.side(), 4, shape, 32, residual), Data::kNoise, 2);
@@ -170,7 +172,9 @@ TEST(Attend, HeadDims) {
 }
 
 TEST(Attend, QueryGroups) {
-  for (uint32_t group = 1; group <= 16; ++group) {
+  std::vector<uint32_t> groups = {64, 71};
+  for (uint32_t group = 1; group <= 17; ++group) groups.push_back(group);
+  for (const uint32_t group : groups) {
     for (const uint32_t queries : {1u, 3u}) {
       const AttendShape shape{
           .q_heads = 2 * group, .kv_heads = 2, .head_dim = 64, .queries = queries};
@@ -184,13 +188,14 @@ TEST(Attend, QueryGroups) {
 }
 
 TEST(Attend, MasksAndCaps) {
-  for (uint32_t queries = 1; queries <= 8; ++queries) {
+  for (uint32_t queries = 1; queries <= 16; ++queries) {
     for (const bool causal : {true, false}) {
       for (const uint64_t window : {0u, 1u, 7u, 33u, 1000u}) {
         AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 32, .queries = queries};
         shape.causal = causal;
         shape.sliding_window = window;
         shape.softcap = queries % 2 == 0 ? 2.5f : 0.0f;
+        shape.scale = queries % 4 == 1 ? 0.7f : 0.0f;
         CompareOne(shape, queries, [&](SequenceBuilder& side) {
           side.AddCodes(Typical(side.side(), 4, shape, 64, queries % 3 == 0), Data::kNoise, 1);
           // The newest queries see different numbers of tokens of this page.
@@ -198,6 +203,63 @@ TEST(Attend, MasksAndCaps) {
           if (queries % 2 == 1) side.AddRows(3, Data::kNoise, 3);
         });
         if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+// Keys of zero weigh all tokens alike, and values of 0 and 1 are exact in codes of any width. So an
+// output is the share of tokens with a 1 among those seen, and one token too many or too few shows.
+TEST(Attend, SeesExactlyItsTokens) {
+  const uint32_t head_dim = 40;
+  const auto value = [](uint64_t token, uint32_t d) { return token % 3 == d % 3 ? 1.0f : 0.0f; };
+  for (const uint64_t length : {5u, 31u, 32u, 64u, 90u, 200u}) {
+    for (const bool coded : {false, true}) {
+      for (const uint32_t queries : {1u, 2u, 5u, 16u}) {
+        if (queries > length) continue;
+        for (const bool causal : {true, false}) {
+          for (const uint64_t window : {0u, 1u, 2u, 31u, 32u, 33u, 64u, 190u, 1000u}) {
+            AttendShape shape{.q_heads = 3, .kv_heads = 1, .head_dim = head_dim};
+            shape.queries = queries;
+            shape.causal = causal;
+            shape.sliding_window = window;
+            SCOPED_TRACE(shape.Describe());
+            Rows ones = ZeroRows(1, length, head_dim);
+            for (uint64_t t = 0; t < length; ++t) {
+              for (uint32_t d = 0; d < head_dim; ++d) ones.Store(0, t, d, value(t, d));
+            }
+            SequenceBuilder k(ops::kSideK, 1, head_dim);
+            SequenceBuilder v(ops::kSideV, 1, head_dim);
+            if (coded) {
+              k.AddCodes(Typical(ops::kSideK, 4, shape, length, false),
+                         ZeroRows(1, length, head_dim));
+              v.AddCodes(Typical(ops::kSideV, length % 2 == 0 ? 1 : 2, shape, length, false), ones);
+            } else {
+              k.AddRows(ZeroRows(1, length, head_dim));
+              v.AddRows(std::move(ones));
+            }
+            AttendCall call(shape, 1);
+            call.Add(k, v);
+            for (const ops::Table* table : AllTables()) {
+              const std::vector<Buffer> out = call.Run(*table, Serial());
+              for (uint32_t query = 0; query < queries; ++query) {
+                double seen = 0;
+                double hits[3] = {};
+                for (uint64_t t = 0; t < length; ++t) {
+                  if (!Sees(shape, length, query, t)) continue;
+                  ++seen;
+                  ++hits[t % 3];
+                }
+                for (uint32_t i = 0; i < 3 * head_dim; ++i) {
+                  const uint64_t at = shape.out_strides().Index(query, i / head_dim, i % head_dim);
+                  ASSERT_NEAR(LoadElement(out[0], ops::kF32, at), hits[i % head_dim % 3] / seen,
+                              kKernelError)
+                      << table->name << " length " << length << " query " << query;
+                }
+              }
+            }
+          }
+        }
       }
     }
   }
@@ -243,21 +305,118 @@ TEST(Attend, EdgesOfPiecesDiffer) {
   Compare(call);
 }
 
-TEST(Attend, DataTypes) {
+TEST(Attend, DataTypesAndStrides) {
+  const std::vector<Order> orders = {{}, {.gap = 5}, {.heads_first = true},
+                                     {.gap = 3, .heads_first = true}};
   for (const ops::DType q : {ops::kF32, ops::kF16, ops::kBF16}) {
     for (const ops::DType out : {ops::kF32, ops::kF16, ops::kBF16}) {
-      const AttendShape shape{.q_heads = 4,
-                              .kv_heads = 2,
-                              .head_dim = 72,
-                              .queries = 3,
-                              .q_dtype = q,
-                              .out_dtype = out,
-                              .gap = 5};
-      CompareOne(shape, 1, [&](SequenceBuilder& side) {
-        side.AddCodes(Typical(side.side(), 3, shape, 64, true), Data::kNoise, 2);
-        side.AddRows(9, Data::kNoise, 3);
-      });
+      for (uint32_t i = 0; i < orders.size(); ++i) {
+        const AttendShape shape{.q_heads = 4,
+                                .kv_heads = 2,
+                                .head_dim = 72,
+                                .queries = 3,
+                                .q_dtype = q,
+                                .out_dtype = out,
+                                .q_order = orders[i],
+                                .out_order = orders[(i + 1) % orders.size()]};
+        CompareOne(shape, 1, [&](SequenceBuilder& side) {
+          side.AddCodes(Typical(side.side(), 3, shape, 64, true), Data::kNoise, 2);
+          side.AddRows(9, Data::kNoise, 3);
+        });
+        if (HasFatalFailure()) return;
+      }
     }
+  }
+}
+
+// One side of a recipe as the forms that its segments take.
+Form FormOf(const SideRecipe& recipe, ops::Side side, const AttendShape& shape, uint64_t tokens,
+            uint32_t rank) {
+  const bool by_channel = recipe.axis == ops::kAxisChannel;
+  const auto longest = static_cast<uint32_t>(by_channel ? tokens : shape.head_dim);
+  const bool whole = recipe.group == SideRecipe::kWhole || recipe.group > longest;
+  Form form = UniformForm(side, recipe.axis, whole ? longest : recipe.group,
+                          static_cast<uint8_t>(recipe.bits), shape.kv_heads, shape.head_dim, tokens);
+  form.spec.heads_share_scale = recipe.group == SideRecipe::kAllHeads;
+  const uint64_t vector = side == ops::kSideK ? tokens : shape.kv_heads * shape.head_dim;
+  form.spec.outliers = static_cast<uint64_t>(recipe.outliers * static_cast<double>(vector) / 2);
+  form.spec.rank = rank;
+  form.spec.sweeps = recipe.sweeps;
+  return form;
+}
+
+// A prompt, sealed in segments, then blocks of decoding or a page that is open, then the window.
+void AddRecipe(SequenceBuilder& side, const SideRecipe& recipe, const AttendShape& shape,
+               uint64_t prompt, uint64_t decode, uint64_t window) {
+  if (recipe.bits == 16) return side.AddRows(prompt + decode + window, Data::kNoise, prompt);
+  for (uint64_t done = 0; done < prompt; done += recipe.segment) {
+    const uint64_t tokens = std::min<uint64_t>(recipe.segment, prompt - done);
+    side.AddCodes(FormOf(recipe, side.side(), shape, tokens, recipe.rank), Data::kOutliers, done);
+  }
+  if (recipe.block == 1) {
+    Form page = FormOf(recipe, side.side(), shape, decode + window / 2, 0);
+    page.padded_tokens = ops::PadTokens(decode + window);
+    side.AddCodes(page, Data::kNoise, 7);
+    return side.AddRows(window - window / 2, Data::kNoise, 8);
+  }
+  for (uint64_t done = 0; done < decode; done += 64) {
+    side.AddCodes(FormOf(recipe, side.side(), shape, 64, recipe.decode_rank), Data::kNoise, done);
+  }
+  side.AddRows(window, Data::kNoise, 9);
+}
+
+TEST(Attend, NamedRecipes) {
+  for (uint32_t i = 0; RecipeName(i) != nullptr; ++i) {
+    SCOPED_TRACE(RecipeName(i));
+    const auto recipe = ParseRecipe(RecipeName(i));
+    ASSERT_TRUE(recipe.ok());
+    for (const uint64_t prompt : {320u, 2240u}) {
+      const AttendShape shape{.q_heads = 3, .kv_heads = 1, .head_dim = 64, .queries = 2};
+      CompareOne(shape, i, [&](SequenceBuilder& side) {
+        const SideRecipe& of_side = side.side() == ops::kSideK ? recipe->k : recipe->v;
+        AddRecipe(side, of_side, shape, prompt, 128, 67);
+      });
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// Every token holds as many sparse entries as the format allows.
+TEST(Attend, FullSparsePart) {
+  const AttendShape shape{.q_heads = 5, .kv_heads = 1, .head_dim = 256, .queries = 2};
+  CompareOne(shape, 1, [&](SequenceBuilder& side) {
+    for (const uint64_t tokens : {64u, 40u}) {
+      Form form = Typical(side.side(), 2, shape, tokens, true);
+      form.spec.outliers = side.side() == ops::kSideK ? tokens / 2 : 128;
+      side.AddCodes(form, Data::kOutliers, tokens);
+    }
+  });
+}
+
+// A page that was cut holds codes and scales of tokens that are no more.
+TEST(Attend, TokensCutOffAPage) {
+  for (const uint64_t cut : {1u, 9u, 31u, 33u, 63u}) {
+    const AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 64, .queries = 2};
+    CompareOne(shape, cut, [&](SequenceBuilder& side) {
+      side.AddCodes(Typical(side.side(), 4, shape, 64, true), Data::kNoise, 1);
+      Form page = UniformForm(side.side(), ops::kAxisToken, 32, 2, 1, 64, 70);
+      page.padded_tokens = 128;
+      side.AddCodes(page, Data::kOutliers, 2, cut);
+      side.AddRows(3, Data::kNoise, 3);
+    });
+    if (HasFatalFailure()) return;
+  }
+}
+
+// Many queries at once, as a prompt has them.
+TEST(Attend, Prompt) {
+  for (const uint64_t window : {0u, 20u}) {
+    AttendShape shape{.q_heads = 4, .kv_heads = 2, .head_dim = 64, .queries = 75};
+    shape.sliding_window = window;
+    CompareOne(shape, window, [&](SequenceBuilder& side) {
+      side.AddCodes(Typical(side.side(), 4, shape, 64, true), Data::kNoise, 1);
+      side.AddRows(75, Data::kNoise, 2);
+    });
   }
 }
 
@@ -270,7 +429,11 @@ TEST(Attend, RandomSequences) {
     shape.head_dim = static_cast<uint32_t>(32 + 8 * random.Below(random.Chance(0.8) ? 8 : 29));
     shape.out_dtype = random.Pick<ops::DType>({ops::kF32, ops::kF16, ops::kBF16});
     shape.q_dtype = random.Pick<ops::DType>({ops::kF32, ops::kF16, ops::kBF16});
-    shape.gap = static_cast<uint32_t>(random.Below(2) * 7);
+    shape.q_order = {.gap = static_cast<uint32_t>(random.Below(2) * 7),
+                     .heads_first = random.Chance(0.3)};
+    shape.out_order = {.gap = static_cast<uint32_t>(random.Below(2) * 3),
+                       .heads_first = random.Chance(0.3)};
+    shape.q_deviation = random.Pick<double>({0.3, 1, 3});
     shape.causal = random.Chance(0.8);
     if (random.Chance(0.3)) shape.sliding_window = 1 + random.Below(100);
     if (random.Chance(0.3)) shape.softcap = 4;
@@ -291,7 +454,7 @@ TEST(Attend, RandomSequences) {
         }
       }
     }
-    shape.queries = static_cast<uint32_t>(1 + random.Below(std::min<uint64_t>(8, length)));
+    shape.queries = static_cast<uint32_t>(1 + random.Below(std::min<uint64_t>(16, length)));
     SCOPED_TRACE(testing::Message() << "case " << i << " length " << length);
     AttendCall call(shape, random.Next());
     call.Add(k, v);
@@ -354,7 +517,7 @@ TEST(Attend, LargeLogitsStayFinite) {
   const double most = *std::max_element(largest.begin(), largest.end());
   for (const ops::Table* table : CpuTables()) {
     const Buffer out = std::move(call.Run(*table, Serial())[0]);
-    for (uint64_t i = 0; i < shape.elements(); ++i) {
+    for (uint64_t i = 0; i < out.size() / sizeof(float); ++i) {
       const double value = LoadElement(out, ops::kF32, i);
       ASSERT_TRUE(std::isfinite(value)) << table->name;
       ASSERT_LE(std::fabs(value), most * (1 + kKernelError)) << table->name;

@@ -15,12 +15,6 @@ namespace {
 
 const std::vector<ops::DType> kDTypes = {ops::kF32, ops::kF16, ops::kBF16};
 
-std::vector<const ops::Table*> AllTables() {
-  std::vector<const ops::Table*> tables = CpuTables();
-  tables.push_back(&ops::ReferenceTable());
-  return tables;
-}
-
 // A tensor with its strides, and the call that ingests it.
 struct Input {
   uint32_t kv_heads, head_dim;
@@ -169,18 +163,18 @@ TEST(Ingest, EveryBF16Number) {
   ExpectRounded(bf16);
 }
 
-// fp32 at, just below and just above the middle of neighbouring fp16 numbers.
+// fp32 at, just below and just above the middle of all neighbouring fp16 numbers, of both signs.
 TEST(Ingest, TiesOfF32) {
-  Input f32 = MakeInput(ops::kF32, 1, 256, 4);
-  Random random(7);
-  for (uint64_t i = 0; i < 1024; i += 4) {
-    const auto low = static_cast<uint16_t>(random.Below(0x7BFF));
+  constexpr uint64_t kLast = 0x7BFF;
+  Input f32 = MakeInput(ops::kF32, 1, 256, 6 * (kLast + 1) / 256);
+  float* x = f32.data.data<float>();
+  for (uint64_t i = 0; i < kLast; ++i, x += 6) {
+    const auto low = static_cast<uint16_t>(i);
     const float middle = (F16ToF32(low) + F16ToF32(static_cast<uint16_t>(low + 1))) / 2;
-    float* const x = f32.data.data<float>() + i;
     x[0] = middle;
-    x[1] = -middle;
-    x[2] = std::nextafter(middle, 0.0f);
-    x[3] = std::nextafter(middle, 1e9f);
+    x[1] = std::nextafter(middle, 0.0f);
+    x[2] = std::nextafter(middle, 1e9f);
+    for (int sign = 0; sign < 3; ++sign) x[3 + sign] = -x[sign];
   }
   ExpectRounded(f32);
 }

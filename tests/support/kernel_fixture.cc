@@ -8,6 +8,7 @@
 #include <new>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "kernels/half.h"
 
@@ -56,6 +57,12 @@ std::vector<const ops::Table*> CpuTables() {
   return {tables, tables + count};
 }
 
+std::vector<const ops::Table*> AllTables() {
+  std::vector<const ops::Table*> tables = CpuTables();
+  tables.push_back(&ops::ReferenceTable());
+  return tables;
+}
+
 uint64_t Random::Next() {
   state_ += 0x9E3779B97F4A7C15u;
   uint64_t z = state_;
@@ -88,14 +95,27 @@ ops::Parallel Threads() { return {nullptr, kThreads, RunThreads}; }
 
 // ------------------------------------------------------------------------------------ inputs
 
-Rows MakeRows(Data data, uint64_t seed, uint32_t kv_heads, uint64_t tokens, uint32_t head_dim,
-              uint64_t gap) {
-  Random random(seed);
+void Rows::Store(uint32_t head, uint64_t token, uint32_t direction, float value) {
+  data.data<uint16_t>()[Index(head, token, direction)] = F32ToF16Saturate(value);
+}
+
+Rows ZeroRows(uint32_t kv_heads, uint64_t tokens, uint32_t head_dim, uint64_t gap) {
+  const uint64_t head = tokens * head_dim;
   Rows rows{.kv_heads = kv_heads,
             .head_dim = head_dim,
             .tokens = tokens,
-            .head_stride = tokens * head_dim + gap,
-            .data = Buffer(((kv_heads - 1) * (tokens * head_dim + gap) + tokens * head_dim) * 2)};
+            .head_stride = head + gap,
+            .data = Buffer(((kv_heads - 1) * (head + gap) + head) * sizeof(uint16_t))};
+  for (uint32_t h = 0; h < kv_heads; ++h) {
+    std::fill_n(rows.data.data<uint16_t>() + h * rows.head_stride, head, uint16_t{0});
+  }
+  return rows;
+}
+
+Rows MakeRows(Data data, uint64_t seed, uint32_t kv_heads, uint64_t tokens, uint32_t head_dim,
+              uint64_t gap) {
+  Random random(seed);
+  Rows rows = ZeroRows(kv_heads, tokens, head_dim, gap);
   std::vector<double> offset, along, box;
   std::vector<double> across;
   for (uint64_t i = 0; i < uint64_t{kv_heads} * head_dim; ++i) {
@@ -134,8 +154,7 @@ Rows MakeRows(Data data, uint64_t seed, uint32_t kv_heads, uint64_t tokens, uint
             x = random.Pick<double>({x, x, x, 100 * x, 0x1p-24, -0x1p-15, 65504, -65504});
             break;
         }
-        rows.data.data<uint16_t>()[rows.Index(h, t, d)] =
-            F32ToF16Saturate(static_cast<float>(x));
+        rows.Store(h, t, d, static_cast<float>(x));
       }
     }
   }
@@ -328,16 +347,17 @@ std::vector<uint8_t> CodePiece::AllBytes() const {
   return all;
 }
 
-void SequenceBuilder::AddCodes(const Form& form, Data data, uint64_t seed) {
-  const Rows x = MakeRows(data, seed, kv_heads_, form.tokens, head_dim_);
+void SequenceBuilder::AddCodes(const Form& form, const Rows& x, uint64_t cut) {
   codes_.push_back(std::make_unique<CodePiece>(form, length_));
   codes_.back()->Seal(ops::ReferenceTable(), x, Serial());
+  codes_.back()->Cut(form.tokens - cut);
   pieces_.push_back(&codes_.back()->piece());
-  length_ += form.tokens;
+  length_ += form.tokens - cut;
 }
 
-void SequenceBuilder::AddRows(uint64_t tokens, Data data, uint64_t seed) {
-  rows_.push_back(std::make_unique<Rows>(MakeRows(data, seed, kv_heads_, tokens, head_dim_, 24)));
+void SequenceBuilder::AddRows(Rows rows) {
+  const uint64_t tokens = rows.tokens;
+  rows_.push_back(std::make_unique<Rows>(std::move(rows)));
   row_pieces_.push_back(std::make_unique<ops::Piece>());
   ops::Piece& piece = *row_pieces_.back();
   piece.kind = ops::kRows;
@@ -391,18 +411,40 @@ Buffer Read(const ops::Table& table, const ops::Sequence& sequence, uint32_t kv_
   return out;
 }
 
+Strides AttendShape::StridesOf(const Order& order) const {
+  const int64_t row = int64_t{head_dim} + order.gap;
+  const int64_t tokens_run = row * queries + order.gap;
+  const int64_t heads_run = row * q_heads + order.gap;
+  if (order.heads_first) {
+    return {.token = row, .head = tokens_run, .elements = static_cast<uint64_t>(tokens_run) * q_heads};
+  }
+  return {.token = heads_run, .head = row, .elements = static_cast<uint64_t>(heads_run) * queries};
+}
+
+float AttendShape::EffectiveScale() const {
+  return scale != 0 ? scale : 1 / std::sqrt(static_cast<float>(head_dim));
+}
+
 std::string AttendShape::Describe() const {
   std::ostringstream text;
   text << "heads " << q_heads << '/' << kv_heads << " head_dim " << head_dim << " queries "
-       << queries << ' ' << NameOf(q_dtype) << " -> " << NameOf(out_dtype) << " gap " << gap
-       << " softcap " << softcap << " window " << sliding_window << (causal ? " causal" : " full");
+       << queries << ' ' << NameOf(q_dtype) << " -> " << NameOf(out_dtype) << " gaps "
+       << q_order.gap << ' ' << out_order.gap << " heads first " << q_order.heads_first << ' '
+       << out_order.heads_first << " scale " << EffectiveScale() << " softcap " << softcap
+       << " window " << sliding_window << (causal ? " causal" : " full");
   return text.str();
 }
 
 void AttendCall::Add(const SequenceBuilder& k, const SequenceBuilder& v) {
-  queries_.emplace_back(shape_.elements() * SizeOf(shape_.q_dtype));
-  for (uint64_t i = 0; i < shape_.elements(); ++i) {
-    StoreElement(queries_.back(), shape_.q_dtype, i, random_.Normal() * shape_.q_deviation);
+  const Strides strides = shape_.q_strides();
+  queries_.emplace_back(strides.elements * SizeOf(shape_.q_dtype), 0xFF);  // gaps hold NaN
+  for (uint32_t query = 0; query < shape_.queries; ++query) {
+    for (uint32_t head = 0; head < shape_.q_heads; ++head) {
+      for (uint32_t d = 0; d < shape_.head_dim; ++d) {
+        StoreElement(queries_.back(), shape_.q_dtype, strides.Index(query, head, d),
+                     random_.Normal() * shape_.q_deviation);
+      }
+    }
   }
   items_.push_back({.k = k.sequence(),
                     .v = v.sequence(),
@@ -413,13 +455,14 @@ void AttendCall::Add(const SequenceBuilder& k, const SequenceBuilder& v) {
 
 std::vector<Buffer> AttendCall::Run(const ops::Table& table, const ops::Parallel& parallel,
                                     ops::DType out_dtype) const {
+  const Strides q_strides = shape_.q_strides();
+  const Strides out_strides = shape_.out_strides();
   std::vector<ops::AttendItem> items = items_;
   std::vector<Buffer> out;
   for (ops::AttendItem& item : items) {
-    out.emplace_back(shape_.elements() * SizeOf(out_dtype));
+    out.emplace_back(out_strides.elements * SizeOf(out_dtype));
     item.out = out.back().data();
   }
-  const float head_dim = static_cast<float>(shape_.head_dim);
   ops::AttendArgs args{.items = items.data(),
                        .count = items.size(),
                        .q_heads = shape_.q_heads,
@@ -428,11 +471,11 @@ std::vector<Buffer> AttendCall::Run(const ops::Table& table, const ops::Parallel
                        .queries = shape_.queries,
                        .q_dtype = shape_.q_dtype,
                        .out_dtype = out_dtype,
-                       .q_token_stride = shape_.token_stride(),
-                       .q_head_stride = shape_.head_stride(),
-                       .out_token_stride = shape_.token_stride(),
-                       .out_head_stride = shape_.head_stride(),
-                       .scale = shape_.scale != 0 ? shape_.scale : 1 / std::sqrt(head_dim),
+                       .q_token_stride = q_strides.token,
+                       .q_head_stride = q_strides.head,
+                       .out_token_stride = out_strides.token,
+                       .out_head_stride = out_strides.head,
+                       .scale = shape_.EffectiveScale(),
                        .softcap = shape_.softcap,
                        .sliding_window = shape_.sliding_window,
                        .causal = shape_.causal,

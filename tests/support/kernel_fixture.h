@@ -24,6 +24,9 @@ inline constexpr uint8_t kWidths[] = {0, 1, 2, 3, 4, 6, 8};
 // The tables to be compared with the reference.
 std::vector<const ops::Table*> CpuTables();
 
+// Those and the reference, for what holds of every table.
+std::vector<const ops::Table*> AllTables();
+
 // splitmix64: the same numbers everywhere.
 class Random {
  public:
@@ -83,6 +86,7 @@ struct Rows {
   uint64_t Index(uint32_t head, uint64_t token, uint32_t direction) const {
     return head * head_stride + token * head_dim + direction;
   }
+  void Store(uint32_t head, uint64_t token, uint32_t direction, float value);  // saturates
 };
 
 enum class Data {
@@ -98,7 +102,8 @@ inline const std::vector<Data> kAllData = {Data::kNoise,    Data::kOutliers, Dat
                                            Data::kConstant, Data::kTies,     Data::kTiny,
                                            Data::kExtreme};
 
-// The heads lie `gap` elements further apart than they must.
+// Zeros. The heads lie `gap` elements further apart than they must.
+Rows ZeroRows(uint32_t kv_heads, uint64_t tokens, uint32_t head_dim, uint64_t gap = 0);
 Rows MakeRows(Data data, uint64_t seed, uint32_t kv_heads, uint64_t tokens, uint32_t head_dim,
               uint64_t gap = 0);
 
@@ -145,6 +150,9 @@ class CodePiece {
     Seal(table, x, 0, form_.tokens, parallel);
   }
 
+  // Forgets the newest tokens, as an open page does. Their codes and scales stay where they are.
+  void Cut(uint64_t tokens) { piece_.tokens = tokens; }
+
   const Form& form() const { return form_; }
   const ops::Piece& piece() const { return piece_; }
   // Of the last Seal.
@@ -175,10 +183,16 @@ class SequenceBuilder {
   SequenceBuilder(ops::Side side, uint32_t kv_heads, uint32_t head_dim)
       : side_(side), kv_heads_(kv_heads), head_dim_(head_dim) {}
 
-  // Seals with the reference table. form.tokens tokens; the next piece must start at a block's edge
-  // unless it is of rows.
-  void AddCodes(const Form& form, Data data, uint64_t seed);
-  void AddRows(uint64_t tokens, Data data, uint64_t seed);
+  // Seals form.tokens tokens with the reference table, and cuts off the newest `cut` of them. The
+  // next piece must start at a block's edge unless it is of rows.
+  void AddCodes(const Form& form, Data data, uint64_t seed, uint64_t cut = 0) {
+    AddCodes(form, MakeRows(data, seed, kv_heads_, form.tokens, head_dim_), cut);
+  }
+  void AddCodes(const Form& form, const Rows& x, uint64_t cut = 0);
+  void AddRows(uint64_t tokens, Data data, uint64_t seed) {
+    AddRows(MakeRows(data, seed, kv_heads_, tokens, head_dim_, 23));
+  }
+  void AddRows(Rows rows);
 
   ops::Side side() const { return side_; }
   uint64_t length() const { return length_; }
@@ -205,24 +219,41 @@ void StoreElement(const Buffer& buffer, ops::DType dtype, uint64_t i, double val
 Buffer Read(const ops::Table& table, const ops::Sequence& sequence, uint32_t kv_heads,
             uint32_t head_dim, uint64_t first_token, uint64_t tokens, ops::DType dtype);
 
+// How q or out lie in memory: heads before tokens or behind them, `gap` unused elements behind every
+// row and `gap` more behind every run of rows.
+struct Order {
+  uint32_t gap = 0;
+  bool heads_first = false;
+};
+
+// The strides that follow, in elements.
+struct Strides {
+  int64_t token, head;
+  uint64_t elements;  // from the first to the last row, that row's gap included
+
+  uint64_t Index(uint32_t query, uint32_t q_head, uint32_t direction) const {
+    return static_cast<uint64_t>(query * token + q_head * head) + direction;
+  }
+};
+
 // What a call of attend asks for, beside the sequences.
 struct AttendShape {
   uint32_t q_heads = 1, kv_heads = 1, head_dim = 64, queries = 1;
   ops::DType q_dtype = ops::kF32, out_dtype = ops::kF32;
-  uint32_t gap = 0;       // elements between heads and between tokens, in q and in out
+  Order q_order{}, out_order{};
   float scale = 0;        // 0 = 1 / sqrt(head_dim)
   float softcap = 0;
   uint64_t sliding_window = 0;
   bool causal = true;
   double q_deviation = 1;
 
-  int64_t head_stride() const { return int64_t{head_dim} + gap; }
-  int64_t token_stride() const { return q_heads * head_stride() + gap; }
-  uint64_t Index(uint32_t query, uint32_t head, uint32_t direction) const {
-    return static_cast<uint64_t>(query * token_stride() + head * head_stride()) + direction;
-  }
-  uint64_t elements() const { return static_cast<uint64_t>(queries * token_stride()); }
+  Strides q_strides() const { return StridesOf(q_order); }
+  Strides out_strides() const { return StridesOf(out_order); }
+  float EffectiveScale() const;
   std::string Describe() const;
+
+ private:
+  Strides StridesOf(const Order& order) const;
 };
 
 // One call of attend over a batch of sequences, to be made of several tables.
