@@ -1,0 +1,59 @@
+// The demo's only door to kvgear: owners for the handles of the C ABI, and the KvStore that keeps
+// a text in a kvg_cache. A failed call becomes a Refusal with kvgear's own sentence.
+#ifndef KVGEAR_EXAMPLES_DEMO_COMPRESSED_STORE_H_
+#define KVGEAR_EXAMPLES_DEMO_COMPRESSED_STORE_H_
+
+#include <kvgear/kvgear.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config.h"
+#include "decode.h"
+#include "prefill.h"
+
+namespace demo {
+
+using RuntimePtr = std::shared_ptr<kvg_runtime>;
+using PlanPtr = std::shared_ptr<kvg_plan>;
+
+/// A CPU runtime with this many worker threads beside the caller's.
+RuntimePtr MakeRuntime(uint32_t workers);
+
+/// One line about the runtime, such as its instruction set.
+std::string Describe(const kvg_runtime& runtime);
+
+/// The plan that keeps every layer of the model by this recipe.
+PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe);
+
+/// The names of all named recipes, in kvgear's order.
+std::vector<std::string> RecipeNames();
+
+class CompressedStore : public KvStore {
+ public:
+  CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan);
+
+  void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) override;
+  void Attend(uint32_t layer, const float* q, float* out) override;
+
+  /// Appends what Prefill made, to every layer.
+  void AppendPrompt(std::span<const KvRows> layers);
+
+  /// Statistics over all layers and both sides.
+  kvg_stats Stats() const;
+
+ private:
+  struct Destroy {
+    void operator()(kvg_cache* cache) const { kvg_cache_destroy(cache); }
+  };
+  std::unique_ptr<kvg_cache, Destroy> cache_;
+  size_t kv_width_ = 0;
+  size_t q_width_ = 0;
+};
+
+}  // namespace demo
+
+#endif  // KVGEAR_EXAMPLES_DEMO_COMPRESSED_STORE_H_

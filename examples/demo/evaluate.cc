@@ -1,0 +1,250 @@
+// Every question is read once in full precision; then each recipe compresses what was read, and all
+// of them decode side by side, one lane per recipe.
+#include "evaluate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <memory>
+#include <span>
+
+#include "compressed_store.h"
+#include "decode.h"
+#include "prefill.h"
+#include "progress.h"
+#include "refusal.h"
+
+namespace demo {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// One question as tokens: the first `prompt` are read at once, and from there on the next token is
+/// predicted from the compressed cache at every position.
+struct Sequence {
+  std::vector<uint32_t> tokens;
+  size_t prompt = 0;
+  size_t first_scored = 0;  // the first token whose prediction counts
+  std::string kind;         // of the exam; empty for a window of the text
+};
+
+std::vector<Sequence> MakeSequences(const Questions& questions, size_t positions) {
+  std::vector<Sequence> out;
+  // The last token of a prompt is read from the compressed cache too, so that the whole answer
+  // comes from it.
+  for (const Exam& exam : questions.exams) {
+    Sequence s;
+    s.tokens = Tokens(exam.prompt + exam.answer);
+    s.first_scored = exam.prompt.size();
+    s.prompt = s.first_scored - 1;
+    s.kind = exam.kind;
+    if (s.tokens.size() > positions) {
+      Refuse("An exam of kind '", Shown(exam.kind), "' has ", s.tokens.size(),
+             " bytes, more than the model's ", positions, " positions.");
+    }
+    out.push_back(std::move(s));
+  }
+  for (const std::string& window : questions.windows) {
+    Sequence s;
+    s.tokens = Tokens(window);
+    if (s.tokens.size() < 16) Refuse("The text is shorter than 16 bytes.");
+    if (s.tokens.size() > positions) s.tokens.resize(positions);
+    // Of a text that is shorter than a window the last ninth is scored, as of a whole window.
+    s.first_scored = s.tokens.size() * kWindowPrompt / (kWindowPrompt + kWindowScored);
+    s.prompt = s.first_scored - 1;
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
+/// log softmax in double precision.
+void LogProbabilities(const float* logits, size_t count, std::vector<double>& out) {
+  out.assign(logits, logits + count);
+  const double most = *std::max_element(out.begin(), out.end());
+  double sum = 0;
+  for (const double v : out) sum += std::exp(v - most);
+  const double shift = most + std::log(sum);
+  for (double& v : out) v -= shift;
+  if (!std::isfinite(shift)) {
+    Refuse("The model computes infinity or something that is no number; its weights do not fit ",
+           "this decoder.");
+  }
+}
+
+size_t Top(const float* logits, size_t count) {
+  return static_cast<size_t>(std::max_element(logits, logits + count) - logits);
+}
+
+class Evaluation {
+ public:
+  Evaluation(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes)
+      : model_(model), pool_(pool), decoder_(model, pool), results_(recipes.size()) {
+    for (size_t r = 0; r < recipes.size(); ++r) {
+      results_[r].recipe = recipes[r];
+      plans_.push_back(MakePlan(model.config(), recipes[r]));
+    }
+  }
+
+  std::vector<Result> Run(const Questions& questions) {
+    const std::vector<Sequence> sequences =
+        MakeSequences(questions, model_.config().max_positions);
+    size_t prompt_tokens = 0;
+    size_t steps = 0;
+    for (const Sequence& s : sequences) {
+      prompt_tokens += s.prompt;
+      steps += s.tokens.size() - 1 - s.prompt;
+    }
+    Progress progress(prompt_tokens, steps);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const Sequence& s = sequences[i];
+      RunSequence(s, Text(s.kind.empty() ? "text" : s.kind, ", ", i + 1, " of ", sequences.size()),
+                  progress);
+    }
+    progress.Show("speed");
+    // The speed is taken on the longest question.
+    MeasureSpeed(*std::max_element(
+        sequences.begin(), sequences.end(),
+        [](const Sequence& a, const Sequence& b) { return a.prompt < b.prompt; }));
+    return std::move(results_);
+  }
+
+ private:
+  using Stores = std::vector<std::unique_ptr<CompressedStore>>;
+
+  /// A cache per recipe, holding the same prompt.
+  Stores Compress(const RuntimePtr& runtime, std::span<const KvRows> prompt) {
+    Stores stores(plans_.size());
+    pool_.Run(plans_.size(), [&](size_t r, size_t) {
+      stores[r] = std::make_unique<CompressedStore>(runtime, plans_[r]);
+      stores[r]->AppendPrompt(prompt);
+    });
+    return stores;
+  }
+
+  std::vector<KvRows> Read(const Sequence& s) {
+    return Prefill(model_, pool_, std::span(s.tokens).first(s.prompt));
+  }
+
+  void RunSequence(const Sequence& s, const std::string& words, Progress& progress) {
+    progress.Show(words);
+    const Clock::time_point start = Clock::now();
+    const Stores stores = Compress(lanes_runtime_, Read(s));
+    progress.DonePrompt(s.prompt, Since(start));
+
+    std::vector<Lane> lanes;
+    for (const auto& store : stores) lanes.push_back({store.get(), 0, s.prompt});
+    // Greedy decoding gives the right answer exactly if the right token is on top at every
+    // position of it while the tokens before are the right ones. So one pass over the right answer
+    // yields both the score and the divergence.
+    std::vector<char> right(lanes.size(), 1);
+    for (size_t t = s.prompt; t + 1 < s.tokens.size(); ++t) {
+      const Clock::time_point step = Clock::now();
+      for (Lane& lane : lanes) lane.token = s.tokens[t];
+      const float* logits = decoder_.Step(lanes);
+      if (t + 1 >= s.first_scored) ScorePosition(s, s.tokens[t + 1], logits, right);
+      progress.DoneSteps(1, Since(step));
+      progress.Show(words);
+    }
+    for (size_t r = 0; r < stores.size(); ++r) {
+      if (!s.kind.empty()) {
+        Score& score = results_[r].exams[s.kind];
+        ++score.tried;
+        score.right += right[r] != 0;
+      }
+      AddStats(stores[r]->Stats(), results_[r]);
+    }
+  }
+
+  void ScorePosition(const Sequence& s, uint32_t truth, const float* logits,
+                     std::vector<char>& right) {
+    const size_t vocab = model_.config().vocab;
+    LogProbabilities(logits, vocab, exact_);
+    const size_t exact_top = Top(logits, vocab);
+    for (size_t r = 0; r < results_.size(); ++r, logits += vocab) {
+      const size_t top = Top(logits, vocab);
+      right[r] = right[r] && top == truth;
+      double divergence = 0;
+      if (r > 0) {
+        LogProbabilities(logits, vocab, approximate_);
+        for (size_t i = 0; i < vocab; ++i) {
+          divergence += std::exp(exact_[i]) * (exact_[i] - approximate_[i]);
+        }
+        divergence = std::max(divergence, 0.0);  // below zero only by rounding
+      }
+      Divergence& d = s.kind.empty() ? results_[r].text : results_[r].answers;
+      d.sum += divergence;
+      d.most = std::max(d.most, divergence);
+      d.same_top += top == exact_top;
+      ++d.positions;
+    }
+  }
+
+  static void AddStats(const kvg_stats& stats, Result& result) {
+    ++result.sequences;
+    result.bytes += stats.bytes_total;
+    result.elements += stats.elements;
+    result.fp16_bytes += stats.bytes_fp16;
+    const double sealed = static_cast<double>(stats.sealed_elements);
+    result.sealed += sealed;
+    result.error_k_sum += stats.rel_error_k_mean * sealed;
+    result.error_v_sum += stats.rel_error_v_mean * sealed;
+  }
+
+  /// Decodes one text at a time, with all threads working on it. The recipes take turns, and the
+  /// fastest turn counts, so that a busy moment of the machine does not fall on one of them.
+  void MeasureSpeed(const Sequence& s) {
+    constexpr int kTurns = 4;
+    constexpr size_t kTokens = 12;
+    const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool_.threads() - 1));
+    const Stores stores = Compress(runtime, Read(s));
+    std::vector<std::vector<Lane>> lanes;
+    for (const auto& store : stores) lanes.push_back({{store.get(), s.tokens[s.prompt], s.prompt}});
+    for (int turn = 0; turn < kTurns; ++turn) {
+      for (size_t r = 0; r < stores.size(); ++r) {
+        Decoder decoder(model_, pool_);
+        decoder.Step(lanes[r]);  // warms the caches of the processor
+        const double attention_before = decoder.attention_seconds();
+        const Clock::time_point start = Clock::now();
+        for (size_t i = 0; i < kTokens; ++i) decoder.Step(lanes[r]);
+        const double seconds = Since(start);
+        const double rate = static_cast<double>(kTokens) / seconds;
+        if (rate > results_[r].decode_tokens_per_s) {
+          results_[r].decode_tokens_per_s = rate;
+          results_[r].attention_ms = 1000 * (decoder.attention_seconds() - attention_before) /
+                                     static_cast<double>(kTokens);
+        }
+      }
+    }
+  }
+
+  Model& model_;
+  ThreadPool& pool_;
+  Decoder decoder_;
+  std::vector<PlanPtr> plans_;
+  std::vector<Result> results_;
+  std::vector<double> exact_, approximate_;
+  // Lanes are shared out over the demo's own threads, so kvgear needs none for them.
+  const RuntimePtr lanes_runtime_ = MakeRuntime(0);
+};
+
+}  // namespace
+
+Score Result::all_exams() const {
+  Score all;
+  for (const auto& [kind, score] : exams) {
+    all.right += score.right;
+    all.tried += score.tried;
+  }
+  return all;
+}
+
+std::vector<Result> Evaluate(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
+                             const Questions& questions) {
+  return Evaluation(model, pool, recipes).Run(questions);
+}
+
+}  // namespace demo
