@@ -336,13 +336,17 @@ uint64_t CodePiece::entries() const {
 
 std::vector<uint8_t> CodePiece::AllBytes() const {
   std::vector<uint8_t> all;
-  for (const Buffer* part : {&codes_, &scale_, &minimum_, &a_, &b_, &sparse_start_, &sparse_count_,
-                             &sparse_dir_, &sparse_value_}) {
-    all.insert(all.end(), part->data(), part->data() + part->size());
+  const auto append = [&all](const uint8_t* bytes, uint64_t n) {
+    all.insert(all.end(), bytes, bytes + n);
+  };
+  for (const Buffer* part :
+       {&codes_, &scale_, &minimum_, &a_, &b_, &sparse_start_, &sparse_count_}) {
+    append(part->data(), part->size());
   }
+  append(sparse_dir_.data(), entries());  // the room behind the entries is not looked at
+  append(sparse_value_.data(), entries() * sizeof(uint16_t));
   for (const double value : {out_.error_sq, out_.norm_sq}) {
-    const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
-    all.insert(all.end(), bytes, bytes + sizeof(value));
+    append(reinterpret_cast<const uint8_t*>(&value), sizeof(value));
   }
   return all;
 }
