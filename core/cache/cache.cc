@@ -108,6 +108,8 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
   KVG_RETURN_IF_ERROR(CheckTensor("q", q, q_bytes, options.q_dtype, q_extent));
   KVG_RETURN_IF_ERROR(CheckTensor("out", out, out_bytes, options.out_dtype, out_extent));
   KVG_RETURN_IF_ERROR(CheckDistinctRows("out", out_extent));
+  KVG_RETURN_IF_ERROR(
+      CheckApart("q", q, options.q_dtype, q_extent, "out", out, options.out_dtype, out_extent));
 
   ops::AttendItem item{};
   item.k = cache.side(ops::kSideK).sequence();
@@ -208,11 +210,13 @@ absl::StatusOr<Stats> Cache::GetStats(uint32_t layer, bool want_k, bool want_v) 
   double worst[2] = {0, 0};
   for (size_t i = first; i < last; ++i) {
     stats.tokens += layers_[i].length();
-    stats.bytes_bookkeeping += sizeof(LayerCache);
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       if (!(side == ops::kSideK ? want_k : want_v)) continue;
       const SideStats one = layers_[i].side(side).Stats();
       Add(one, plan_->shape(), stats);
+      // Each side answers for its half of the layer, so that the sides add up to the whole.
+      static_assert(sizeof(LayerCache) == 2 * sizeof(SideCache));
+      stats.bytes_bookkeeping += sizeof(SideCache);
       compressed[side] += one.sealed_tokens;
       error[side] += one.error_tokens;
       worst[side] = std::max(worst[side], one.error_worst);

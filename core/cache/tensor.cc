@@ -12,6 +12,20 @@ uint64_t Magnitude(int64_t stride) {
   return stride < 0 ? uint64_t{0} - static_cast<uint64_t>(stride) : static_cast<uint64_t>(stride);
 }
 
+// How far the elements of a tensor reach behind the first one, and (<= 0) in front of it.
+struct Reach {
+  Wide front = 0, behind = 0;
+};
+
+Reach ReachOf(const Extent& extent) {
+  Reach reach;
+  for (int i = 0; i < 3; ++i) {
+    const Wide axis = Wide{extent.size[i] - 1} * extent.stride[i];
+    (axis > 0 ? reach.behind : reach.front) += axis;
+  }
+  return reach;
+}
+
 }  // namespace
 
 Extent ExtentOf(uint64_t tokens, uint64_t heads, uint64_t dims, int64_t token_stride,
@@ -31,13 +45,8 @@ absl::Status CheckTensor(std::string_view name, const void* data, size_t bytes, 
   if (reinterpret_cast<uintptr_t>(data) % element != 0) {
     return InvalidError(name, " must be aligned to its elements of ", element, " bytes");
   }
-  Wide last = 0;   // the element farthest behind `data`
-  Wide first = 0;  // and farthest in front of it
-  for (int i = 0; i < 3; ++i) {
-    const Wide reach = Wide{extent.size[i] - 1} * extent.stride[i];
-    (reach > 0 ? last : first) += reach;
-  }
-  const Wide needed = (last + 1) * static_cast<Wide>(element);
+  const Reach reach = ReachOf(extent);
+  const Wide needed = (reach.behind + 1) * static_cast<Wide>(element);
   if (needed > static_cast<Wide>(bytes)) {
     if (needed > static_cast<Wide>(UINT64_MAX)) {
       return InvalidError("the shape and strides of ", name, " go beyond the address space");
@@ -46,10 +55,27 @@ absl::Status CheckTensor(std::string_view name, const void* data, size_t bytes, 
                         static_cast<uint64_t>(needed), " bytes");
   }
   // Addresses in front of data must at least exist.
-  if (-first * static_cast<Wide>(element) > static_cast<Wide>(reinterpret_cast<uintptr_t>(data))) {
+  if (-reach.front * static_cast<Wide>(element) > static_cast<Wide>(reinterpret_cast<uintptr_t>(data))) {
     return InvalidError("the shape and strides of ", name, " go beyond the address space");
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckApart(std::string_view name_a, const void* a, ops::DType dtype_a,
+                        const Extent& extent_a, std::string_view name_b, const void* b,
+                        ops::DType dtype_b, const Extent& extent_b) {
+  struct Span {
+    Wide begin, end;  // addresses
+  };
+  const auto span_of = [](const void* data, ops::DType dtype, const Extent& extent) {
+    const Reach reach = ReachOf(extent);
+    const Wide at = reinterpret_cast<uintptr_t>(data);
+    const Wide element = SizeOf(dtype);
+    return Span{at + reach.front * element, at + (reach.behind + 1) * element};
+  };
+  const Span x = span_of(a, dtype_a, extent_a), y = span_of(b, dtype_b, extent_b);
+  if (x.end <= y.begin || y.end <= x.begin) return absl::OkStatus();
+  return InvalidError(name_a, " and ", name_b, " overlap in memory; pass tensors that lie apart");
 }
 
 absl::Status CheckDistinctRows(std::string_view name, const Extent& extent) {

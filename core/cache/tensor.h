@@ -30,6 +30,12 @@ Extent ExtentOf(uint64_t tokens, uint64_t heads, uint64_t dims, int64_t token_st
 absl::Status CheckTensor(std::string_view name, const void* data, size_t bytes, ops::DType dtype,
                          const Extent& extent);
 
+// Whether two tensors that passed CheckTensor lie apart, each taken as all the memory from its first
+// to its last element.
+absl::Status CheckApart(std::string_view name_a, const void* a, ops::DType dtype_a,
+                        const Extent& extent_a, std::string_view name_b, const void* b,
+                        ops::DType dtype_b, const Extent& extent_b);
+
 // Whether no two rows [token, head] of a tensor that is written overlap.
 absl::Status CheckDistinctRows(std::string_view name, const Extent& extent);
 
