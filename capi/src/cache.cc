@@ -161,9 +161,13 @@ kvg_status kvg_cache_stats(const kvg_cache* cache, uint32_t layer, kvg_side side
     uint32_t size = 0;
     KVG_RETURN_IF_ERROR(kvg::capi::CheckStruct(stats, &size));
     KVG_RETURN_IF_ERROR(kvg::capi::CheckSide(side));
-    const absl::StatusOr<kvg::Stats> found =
+    absl::StatusOr<kvg::Stats> found =
         cache->cache->GetStats(layer, side != KVG_SIDE_V, side != KVG_SIDE_K);
     KVG_RETURN_IF_ERROR(found.status());
+    // The handle belongs to no layer and to no side, so it is in the sum of all of them only.
+    if (layer == KVG_ALL_LAYERS && side == KVG_SIDE_BOTH) {
+      found->bytes_bookkeeping += cache->home.size();
+    }
     const uint64_t total = found->bytes_total();
     kvg_stats ours;
     InitStruct(&ours);

@@ -296,7 +296,8 @@ KVG_API void kvg_append_desc_init(kvg_append_desc *desc);
 /**
  * Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
  * uncompressed tokens are sealed (compressed, once and for good) in the same call.
- * Every element must be finite and at most 65504 in magnitude, else KVG_E_NONFINITE.
+ * Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
+ * KVG_E_NONFINITE.
  * Cost: O(tokens), amortised.
  * @param k        keys,   [tokens, kv_heads, head_dim] of desc->dtype, strided as desc says
  * @param k_bytes  bytes from k to the end of the buffer, checked against shape and strides;
@@ -333,9 +334,12 @@ KVG_API void kvg_attend_desc_init(kvg_attend_desc *desc);
  * out[i, h] = sum over t of softmax_t(scale * q[i, h] . k[t, h / group]) v[t, h / group], with
  * group = q_heads / kv_heads. Query head h reads KV head h / group. A query that sees no token
  * (an empty cache is refused) cannot occur. Cost: O(tokens); no memory is kept.
- * @param q    queries after rotary embedding, [queries, q_heads, head_dim] of desc->q_dtype
- * @param out  result, [queries, q_heads, head_dim] of desc->out_dtype; must not overlap q.
- *             Results beyond the range of out_dtype are rounded to infinity as IEEE says.
+ * @param q        queries after rotary embedding, [queries, q_heads, head_dim] of desc->q_dtype.
+ *                 They are not checked: NaN or infinity in a query spoils that query's results.
+ * @param q_bytes  bytes from q to the end of the buffer, as k_bytes of kvg_cache_append
+ * @param out      result, [queries, q_heads, head_dim] of desc->out_dtype. The memory from its first
+ *                 to its last element must not overlap that of q; no row may overlap another.
+ *                 Results beyond the range of out_dtype are rounded to infinity as IEEE says.
  */
 KVG_API kvg_status kvg_cache_attend(const kvg_cache *cache, uint32_t layer, const void *q,
                                     size_t q_bytes, void *out, size_t out_bytes,
@@ -372,7 +376,12 @@ KVG_API kvg_status kvg_cache_clear(kvg_cache *cache, kvg_error *err);
  */
 KVG_API kvg_status kvg_cache_fork(const kvg_cache *cache, KVG_OWN kvg_cache **out, kvg_error *err);
 
-/** Memory and measured error of a cache. Bytes are bytes allocated. */
+/**
+ * Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
+ * layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
+ * only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
+ * cache; segments that forks share are counted once there, and in each of the forks here.
+ */
 typedef struct kvg_stats {
   uint32_t struct_size;
   uint32_t reserved;               /**< 0 */
