@@ -98,17 +98,18 @@ class Evaluation {
       prompt_tokens += s.prompt;
       steps += s.tokens.size() - 1 - s.prompt;
     }
-    Progress progress(prompt_tokens, steps);
+    // Of the speed: a step of each recipe takes about as long as one of all recipes together.
+    Progress progress(prompt_tokens, steps + kTurns * (1 + kTurnTokens));
     for (size_t i = 0; i < sequences.size(); ++i) {
       const Sequence& s = sequences[i];
       RunSequence(s, Text(s.kind.empty() ? "text" : s.kind, ", ", i + 1, " of ", sequences.size()),
                   progress);
     }
-    progress.Show("speed");
     // The speed is taken on the longest question.
-    MeasureSpeed(*std::max_element(
+    const auto longest = std::max_element(
         sequences.begin(), sequences.end(),
-        [](const Sequence& a, const Sequence& b) { return a.prompt < b.prompt; }));
+        [](const Sequence& a, const Sequence& b) { return a.prompt < b.prompt; });
+    MeasureSpeed(*longest, progress);
     return std::move(results_);
   }
 
@@ -175,11 +176,12 @@ class Evaluation {
         }
         divergence = std::max(divergence, 0.0);  // below zero only by rounding
       }
-      Divergence& d = s.kind.empty() ? results_[r].text : results_[r].answers;
-      d.sum += divergence;
-      d.most = std::max(d.most, divergence);
-      d.same_top += top == exact_top;
-      ++d.positions;
+      if (s.kind.empty()) {
+        results_[r].text.Add(divergence, top == exact_top);
+      } else {
+        results_[r].answers.Add(divergence, top == exact_top);
+        results_[r].exams[s.kind].answers.Add(divergence, top == exact_top);
+      }
     }
   }
 
@@ -194,30 +196,34 @@ class Evaluation {
     result.error_v_sum += stats.rel_error_v_mean * sealed;
   }
 
+  static constexpr size_t kTurns = 4;
+  static constexpr size_t kTurnTokens = 12;
+
   /// Decodes one text at a time, with all threads working on it. The recipes take turns, and the
   /// fastest turn counts, so that a busy moment of the machine does not fall on one of them.
-  void MeasureSpeed(const Sequence& s) {
-    constexpr int kTurns = 4;
-    constexpr size_t kTokens = 12;
+  void MeasureSpeed(const Sequence& s, Progress& progress) {
     const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool_.threads() - 1));
     const Stores stores = Compress(runtime, Read(s));
     std::vector<std::vector<Lane>> lanes;
     for (const auto& store : stores) lanes.push_back({{store.get(), s.tokens[s.prompt], s.prompt}});
-    for (int turn = 0; turn < kTurns; ++turn) {
+    for (size_t turn = 0; turn < kTurns; ++turn) {
+      const Clock::time_point begin = Clock::now();
+      progress.Show(Text("speed, turn ", turn + 1, " of ", kTurns));
       for (size_t r = 0; r < stores.size(); ++r) {
         Decoder decoder(model_, pool_);
         decoder.Step(lanes[r]);  // warms the caches of the processor
         const double attention_before = decoder.attention_seconds();
         const Clock::time_point start = Clock::now();
-        for (size_t i = 0; i < kTokens; ++i) decoder.Step(lanes[r]);
+        for (size_t i = 0; i < kTurnTokens; ++i) decoder.Step(lanes[r]);
         const double seconds = Since(start);
-        const double rate = static_cast<double>(kTokens) / seconds;
+        const double rate = static_cast<double>(kTurnTokens) / seconds;
         if (rate > results_[r].decode_tokens_per_s) {
           results_[r].decode_tokens_per_s = rate;
           results_[r].attention_ms = 1000 * (decoder.attention_seconds() - attention_before) /
-                                     static_cast<double>(kTokens);
+                                     static_cast<double>(kTurnTokens);
         }
       }
+      progress.DoneSteps(1 + kTurnTokens, Since(begin));
     }
   }
 

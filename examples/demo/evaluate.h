@@ -3,6 +3,7 @@
 #ifndef KVGEAR_EXAMPLES_DEMO_EVALUATE_H_
 #define KVGEAR_EXAMPLES_DEMO_EVALUATE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -21,21 +22,29 @@ struct Divergence {
   uint64_t same_top = 0;  // positions with the same most likely token
   uint64_t positions = 0;
 
+  void Add(double divergence, bool same) {
+    sum += divergence;
+    most = std::max(most, divergence);
+    same_top += same;
+    ++positions;
+  }
   double mean() const { return sum / static_cast<double>(positions); }
   double same_top_share() const {
     return static_cast<double>(same_top) / static_cast<double>(positions);
   }
 };
 
+/// The exams of one kind.
 struct Score {
   uint32_t right = 0;
   uint32_t tried = 0;
+  Divergence answers;  // over the positions of their answers
 };
 
 struct Result {
   std::string recipe;
   Divergence text;                     // positions == 0: no text was given
-  Divergence answers;                  // over the positions of the exams' answers
+  Divergence answers;                  // over the positions of all exams' answers
   std::map<std::string, Score> exams;  // by kind
 
   // Bytes that the caches held at the end of each exam and window, everything counted.

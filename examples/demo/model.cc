@@ -53,7 +53,11 @@ class Loader {
   Linear Stack(const std::vector<Part>& parts, uint32_t inputs) {
     Linear linear;
     linear.inputs = inputs;
-    for (const Part& part : parts) linear.outputs += part.outputs;
+    for (const Part& part : parts) {
+      DType type;
+      checkpoint_.Get(part.prefix + ".weight", {part.outputs, inputs}, &type);  // before the memory
+      linear.outputs += part.outputs;
+    }
     linear.data.assign(linear.panels() * kPanel * inputs, 0.0f);
     size_t row = 0;
     for (const Part& part : parts) {

@@ -116,7 +116,7 @@ Axes ChooseAxes(const std::vector<Panel>& panels, double left) {
       most = std::max(most, dot.divergence);
     }
   }
-  Axes axes = {least_bits * 0.88, most_bits * 1.08, -4, 0, left};
+  Axes axes = {least_bits * 0.78, most_bits * 1.08, -4, 0, left};
   if (most > 0) {
     axes.least_power = static_cast<int>(std::floor(std::log10(least)));
     axes.most_power = std::max(axes.least_power + 1, static_cast<int>(std::ceil(std::log10(most))));
@@ -259,12 +259,13 @@ std::string PictureSvg(const std::vector<Result>& results, const std::string& mo
       ".title { font-size: 12px; fill: #495057; }\n"
       ".tick { font-size: 12px; fill: #343a40; }\n"
       ".faint { font-size: 11px; fill: #868e96; }\n"
-      ".name { font-size: 13px; font-weight: bold; }\n"
+      ".name { font-size: 13px; font-weight: bold; paint-order: stroke; stroke: #ffffff; "
+      "stroke-width: 3px; stroke-linejoin: round; }\n"
       ".note { font-size: 11.5px; font-weight: normal; fill: #495057; }\n"
       ".grid { stroke: #e9ecef; stroke-width: 1; }\n"
       ".axis { stroke: #495057; stroke-width: 1.2; }\n"
       ".leader { stroke: #adb5bd; stroke-width: 1; }\n"
-      ".frontier { fill: none; stroke: #ced4da; stroke-width: 5; stroke-linejoin: round; "
+      ".frontier { fill: none; stroke: #dee2e6; stroke-width: 4; stroke-linejoin: round; "
       "stroke-linecap: round; }\n"
       "</style>\n";
   out += "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n";

@@ -82,9 +82,11 @@ std::string JsonText(const std::vector<Result>& results) {
     const bool exams = r.answers.positions > 0;
     Json scores = Json::object();
     Json tried = Json::object();
+    Json divergences = Json::object();
     for (const auto& [kind, score] : r.exams) {
       scores[kind] = static_cast<double>(score.right) / score.tried;
       tried[kind] = score.tried;
+      divergences[kind] = score.answers.mean();
     }
     const auto known = [](bool there, double value) { return there ? Json(value) : Json(); };
     list.push_back({{"recipe", r.recipe},
@@ -102,6 +104,7 @@ std::string JsonText(const std::vector<Result>& results) {
                     {"attention_ms_per_token", r.attention_ms},
                     {"kl_exams_max", known(exams, r.answers.most)},
                     {"same_top_exams", known(exams, r.answers.same_top_share())},
+                    {"kl_exams_by_kind", divergences},
                     {"exam_items", tried},
                     {"text_positions", r.text.positions}});
   }
