@@ -139,8 +139,8 @@ TEST(Attend, EveryWidthAxisAndGroup) {
     for (const uint32_t group : {16u, 32u, 64u, 128u}) {
       for (const ops::Axis axis : {ops::kAxisToken, ops::kAxisChannel}) {
         if (axis == ops::kAxisChannel && group == 16) continue;
-        SCOPED_TRACE(testing::Message() << "width " << int{width} << " group " << group << " axis "
-                                        << axis);
+        SCOPED_TRACE(testing::Message()
+                     << "width " << int{width} << " group " << group << " axis " << axis);
         for (const ops::Side coded : {ops::kSideK, ops::kSideV}) {
           CompareOne(shape, width, [&](SequenceBuilder& side) {
             if (side.side() == coded) {
@@ -306,8 +306,8 @@ TEST(Attend, EdgesOfPiecesDiffer) {
 }
 
 TEST(Attend, DataTypesAndStrides) {
-  const std::vector<Order> orders = {{}, {.gap = 5}, {.heads_first = true},
-                                     {.gap = 3, .heads_first = true}};
+  const std::vector<Order> orders = {
+      {}, {.gap = 5}, {.heads_first = true}, {.gap = 3, .heads_first = true}};
   for (const ops::DType q : {ops::kF32, ops::kF16, ops::kBF16}) {
     for (const ops::DType out : {ops::kF32, ops::kF16, ops::kBF16}) {
       for (uint32_t i = 0; i < orders.size(); ++i) {
@@ -335,8 +335,9 @@ Form FormOf(const SideRecipe& recipe, ops::Side side, const AttendShape& shape, 
   const bool by_channel = recipe.axis == ops::kAxisChannel;
   const auto longest = static_cast<uint32_t>(by_channel ? tokens : shape.head_dim);
   const bool whole = recipe.group == SideRecipe::kWhole || recipe.group > longest;
-  Form form = UniformForm(side, recipe.axis, whole ? longest : recipe.group,
-                          static_cast<uint8_t>(recipe.bits), shape.kv_heads, shape.head_dim, tokens);
+  Form form =
+      UniformForm(side, recipe.axis, whole ? longest : recipe.group,
+                  static_cast<uint8_t>(recipe.bits), shape.kv_heads, shape.head_dim, tokens);
   form.spec.heads_share_scale = recipe.group == SideRecipe::kAllHeads;
   const uint64_t vector = side == ops::kSideK ? tokens : shape.kv_heads * shape.head_dim;
   form.spec.outliers = static_cast<uint64_t>(recipe.outliers * static_cast<double>(vector) / 2);

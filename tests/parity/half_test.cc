@@ -18,8 +18,8 @@ double ValueOf(uint32_t bits) {
   const double sign = (bits & 0x8000) != 0 ? -1 : 1;
   const int exponent = static_cast<int>((bits >> 10) & 31);
   const int mantissa = static_cast<int>(bits & 1023);
-  return sign * (exponent == 0 ? std::ldexp(mantissa, -24)
-                               : std::ldexp(1024 + mantissa, exponent - 25));
+  return sign *
+         (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
 }
 
 TEST(Half, EveryFiniteF16HasItsValueAndComesBack) {

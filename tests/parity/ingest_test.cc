@@ -188,13 +188,12 @@ const std::vector<Special>& SpecialsOf(ops::DType dtype) {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
   static const std::vector<Special> f32 = {
-      {kNan, false},     {-kNan, false},    {kInf, false},     {-kInf, false},
-      {65504, true},     {-65504, true},    {65519.99, true},  {-65519.99, true},
-      {65520, false},    {-65520, false},   {1e9, false},      {-1e9, false},
-      {3.4e38, false},   {-3.4e38, false},  {1e-40, true},     {-1e-40, true},
-      {-0.0, true},      {0x1p-24, true},   {0x1p-25, true},   {0x1.8p-25, true}};
-  static const std::vector<Special> f16 = {{kNan, false},   {-kNan, false},  {kInf, false},
-                                           {-kInf, false},  {65504, true},   {-65504, true},
+      {kNan, false},  {-kNan, false},   {kInf, false},     {-kInf, false},   {65504, true},
+      {-65504, true}, {65519.99, true}, {-65519.99, true}, {65520, false},   {-65520, false},
+      {1e9, false},   {-1e9, false},    {3.4e38, false},   {-3.4e38, false}, {1e-40, true},
+      {-1e-40, true}, {-0.0, true},     {0x1p-24, true},   {0x1p-25, true},  {0x1.8p-25, true}};
+  static const std::vector<Special> f16 = {{kNan, false},   {-kNan, false},   {kInf, false},
+                                           {-kInf, false},  {65504, true},    {-65504, true},
                                            {0x1p-24, true}, {-0x1p-24, true}, {-0.0, true}};
   static const std::vector<Special> bf16 = {{kNan, false},  {-kNan, false},  {kInf, false},
                                             {-kInf, false}, {65280, true},   {-65280, true},
@@ -218,8 +217,7 @@ TEST(Ingest, SpecialValuesAnywhere) {
                 ASSERT_EQ(input.Ingest(*table, rows), special.accepted)
                     << table->name << ' ' << NameOf(dtype) << ' ' << special.value << " at " << d;
                 if (!special.accepted) continue;
-                const uint64_t at =
-                    d % 2 * input.rows_head_stride() + token * head_dim + d;
+                const uint64_t at = d % 2 * input.rows_head_stride() + token * head_dim + d;
                 ASSERT_EQ(rows.data<uint16_t>()[at], F32ToF16(input.Load(token, d % 2, d)))
                     << table->name << ' ' << NameOf(dtype) << ' ' << special.value;
               }

@@ -17,8 +17,8 @@ namespace {
 void Compare(const SequenceBuilder& side, uint32_t kv_heads, uint32_t head_dim, uint64_t first,
              uint64_t tokens) {
   for (const ops::DType dtype : {ops::kF32, ops::kF16, ops::kBF16}) {
-    const Buffer want = Read(ops::ReferenceTable(), side.sequence(), kv_heads, head_dim, first,
-                             tokens, dtype);
+    const Buffer want =
+        Read(ops::ReferenceTable(), side.sequence(), kv_heads, head_dim, first, tokens, dtype);
     for (const ops::Table* table : CpuTables()) {
       const Buffer got = Read(*table, side.sequence(), kv_heads, head_dim, first, tokens, dtype);
       if (got.bytes() == want.bytes()) continue;
@@ -85,7 +85,7 @@ TEST(Read, Ranges) {
     page.padded_tokens = 128;
     sequence.AddCodes(page, Data::kNoise, 6, 2);  // and two tokens that were cut off
     sequence.AddRows(5, Data::kNoise, 7);
-    const std::vector<uint64_t> edges = {0,  1,  15, 16,  31,  32,  33,  47,  63, 64,
+    const std::vector<uint64_t> edges = {0,  1,  15, 16,  31,  32,  33,  47,  63,  64,
                                          65, 95, 96, 127, 128, 129, 160, 162, 163, 168};
     for (const uint64_t first : edges) {
       for (const uint64_t end : edges) {

@@ -1,8 +1,8 @@
 // Seal of every table against the reference.
 //
 // To the bit: codes, scales, minima, which entries are outliers and, without a low-rank part, their
-// values. The low-rank product differs by rounding: kLowRankError. What is reported as error is that
-// of the bytes that were stored.
+// values. The low-rank product differs by rounding: kLowRankError. What is reported as error is
+// that of the bytes that were stored.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -114,7 +114,8 @@ void ExpectSameProduct(const CodePiece& got, const CodePiece& want) {
 }
 
 // An outlier decodes to what went in, but for the rounding of its fp16 value.
-void ExpectOutliersExact(const CodePiece& piece, const Rows& x, const std::vector<double>& decoded) {
+void ExpectOutliersExact(const CodePiece& piece, const Rows& x,
+                         const std::vector<double>& decoded) {
   const ops::Piece& p = piece.piece();
   if (p.sparse_start == nullptr) return;
   const uint64_t blocks = p.padded_tokens / ops::kBlockTokens;
@@ -128,8 +129,8 @@ void ExpectOutliersExact(const CodePiece& piece, const Rows& x, const std::vecto
         if (std::fabs(value) >= 65504) continue;  // saturated
         const double exact = F16ToF32(x.x()[x.Index(head, token, d)]);
         const double got = decoded[(token * p.kv_heads + head) * p.head_dim + d];
-        const double bound = 0x1p-11 * std::fabs(value) + 0x1p-25 +
-                             0x1p-20 * (std::fabs(value) + std::fabs(exact));
+        const double bound =
+            0x1p-11 * std::fabs(value) + 0x1p-25 + 0x1p-20 * (std::fabs(value) + std::fabs(exact));
         ASSERT_NEAR(got, exact, bound) << "head " << head << " token " << token << " dir " << d;
       }
     }
@@ -363,7 +364,8 @@ TEST(Seal, OpenPageGrowsAgainAfterACut) {
         CodePiece want(form, 0);
         want.Seal(ops::ReferenceTable(), both, Serial());
         for (const ops::Table* table : AllTables()) {
-          SCOPED_TRACE(testing::Message() << table->name << ' ' << form.Describe() << " kept " << kept);
+          SCOPED_TRACE(testing::Message()
+                       << table->name << ' ' << form.Describe() << " kept " << kept);
           CodePiece got(form, 0);
           got.Seal(*table, before, Serial());
           got.Cut(kept);

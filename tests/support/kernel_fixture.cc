@@ -420,7 +420,8 @@ Strides AttendShape::StridesOf(const Order& order) const {
   const int64_t tokens_run = row * queries + order.gap;
   const int64_t heads_run = row * q_heads + order.gap;
   if (order.heads_first) {
-    return {.token = row, .head = tokens_run, .elements = static_cast<uint64_t>(tokens_run) * q_heads};
+    return {
+        .token = row, .head = tokens_run, .elements = static_cast<uint64_t>(tokens_run) * q_heads};
   }
   return {.token = heads_run, .head = row, .elements = static_cast<uint64_t>(heads_run) * queries};
 }

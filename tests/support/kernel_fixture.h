@@ -219,8 +219,8 @@ void StoreElement(const Buffer& buffer, ops::DType dtype, uint64_t i, double val
 Buffer Read(const ops::Table& table, const ops::Sequence& sequence, uint32_t kv_heads,
             uint32_t head_dim, uint64_t first_token, uint64_t tokens, ops::DType dtype);
 
-// How q or out lie in memory: heads before tokens or behind them, `gap` unused elements behind every
-// row and `gap` more behind every run of rows.
+// How q or out lie in memory: heads before tokens or behind them, `gap` unused elements behind
+// every row and `gap` more behind every run of rows.
 struct Order {
   uint32_t gap = 0;
   bool heads_first = false;
@@ -241,7 +241,7 @@ struct AttendShape {
   uint32_t q_heads = 1, kv_heads = 1, head_dim = 64, queries = 1;
   ops::DType q_dtype = ops::kF32, out_dtype = ops::kF32;
   Order q_order{}, out_order{};
-  float scale = 0;        // 0 = 1 / sqrt(head_dim)
+  float scale = 0;  // 0 = 1 / sqrt(head_dim)
   float softcap = 0;
   uint64_t sliding_window = 0;
   bool causal = true;
