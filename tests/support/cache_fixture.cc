@@ -77,7 +77,8 @@ void AppendParts(Cache& cache, uint32_t layer, const Tensor& k, const Tensor& v,
     Append(cache, layer, k.Tokens(first, tokens), v.Tokens(first, tokens));
     first += tokens;
   }
-  if (first != k.tokens) throw std::runtime_error("AppendParts: the parts miss the tensor's length");
+  if (first != k.tokens)
+    throw std::runtime_error("AppendParts: the parts miss the tensor's length");
 }
 
 uint64_t Length(const Cache& cache, uint32_t layer) { return Value(cache.Length(layer)); }
@@ -142,8 +143,7 @@ Tensor NoiseTensor(uint64_t seed, size_t tokens, size_t heads, size_t dim, doubl
   return x;
 }
 
-Tensor RealisticTensor(uint64_t seed, size_t tokens, size_t heads, size_t dim,
-                       size_t spike_every) {
+Tensor RealisticTensor(uint64_t seed, size_t tokens, size_t heads, size_t dim, size_t spike_every) {
   Random random(seed);
   Tensor x(tokens, heads, dim);
   std::vector<double> offset(heads * dim), gain(heads * dim), drift(heads);

@@ -65,7 +65,8 @@ void AppendParts(Cache& cache, uint32_t layer, const Tensor& k, const Tensor& v,
 uint64_t Length(const Cache& cache, uint32_t layer = 0);
 // All tokens of a side, or some, read as fp32.
 Tensor Read(const Cache& cache, ops::Side side, uint32_t layer = 0);
-Tensor ReadRange(const Cache& cache, ops::Side side, uint32_t layer, uint64_t first, uint64_t tokens);
+Tensor ReadRange(const Cache& cache, ops::Side side, uint32_t layer, uint64_t first,
+                 uint64_t tokens);
 
 // q as fp32 (so nothing is rounded on the way), out as fp32.
 absl::StatusOr<Tensor> TryAttend(const Cache& cache, uint32_t layer, const Tensor& q,

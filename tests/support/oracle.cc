@@ -27,7 +27,8 @@ void MarkEnds(const std::vector<double>& x, const std::vector<size_t>& index, ui
 }
 
 // Quantises the entries of one group.
-void QuantiseGroup(const Tensor& x, const std::vector<size_t>& group, uint32_t bits, Backbone& out) {
+void QuantiseGroup(const Tensor& x, const std::vector<size_t>& group, uint32_t bits,
+                   Backbone& out) {
   double low = std::numeric_limits<double>::infinity(), high = -low;
   for (size_t i : group) {
     if (out.outlier[i]) continue;

@@ -1,8 +1,9 @@
 // The codecs once more, in double precision and straight from their definitions.
 //
-// Called by tests only. Shares no code with kernels/ or core/: the recipe struct is read for what was
-// asked, everything else is worked out here, slowly. The one place where single precision appears is
-// the scale of a group, because its fp32 quotient is part of the definition of what is stored.
+// Called by tests only. Shares no code with kernels/ or core/: the recipe struct is read for what
+// was asked, everything else is worked out here, slowly. The one place where single precision
+// appears is the scale of a group, because its fp32 quotient is part of the definition of what is
+// stored.
 #ifndef KVGEAR_TESTS_SUPPORT_ORACLE_H_
 #define KVGEAR_TESTS_SUPPORT_ORACLE_H_
 
@@ -60,7 +61,8 @@ std::vector<uint8_t> SelectOutliers(const Tensor& x, ops::Side side, double shar
 
 struct Backbone {
   Tensor value;  // scale * code + minimum
-  Tensor other;  // the second admissible value where the code lies on a tie to within fp32, else value
+  Tensor
+      other;  // the second admissible value where the code lies on a tie to within fp32, else value
   Tensor scale;  // of the entry's group
   std::vector<uint8_t> outlier;
 };
