@@ -63,8 +63,16 @@ extern kvt_table kvt_api;
 #define KVG(name) kvg_##name
 #endif
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Called once, first. Linked: path is ignored. Returns 0, or 1 after saying what is missing. */
 int kvt_api_open(const char *path);
 void kvt_api_close(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif /* KVGEAR_TESTS_CONFORMANCE_API_H_ */
