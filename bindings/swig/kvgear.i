@@ -21,9 +21,11 @@
  * A const handle parameter means: safe from any number of threads at once (rule 4 of the header). */
 %module kvgear
 
+#if !defined(SWIGGO) /* a Go package has its copy of the header beside it */
 %{
 #include <kvgear/kvgear.h>
 %}
+#endif
 
 %include <stdint.i>
 

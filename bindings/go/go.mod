@@ -1,0 +1,3 @@
+module kvgear.org/kvgear
+
+go 1.21

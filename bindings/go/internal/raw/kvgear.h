@@ -1,0 +1,425 @@
+/* kvgear.h: the public C interface of kvgear, the compressed key/value cache runtime.
+ *
+ * A host appends the keys and values of each layer, and asks for attention; kvgear keeps them
+ * compressed and computes on the compressed form. This header is all that most hosts need.
+ *
+ * CONVENTIONS
+ *  (1) Names are kvg_<noun>_<verb>. Handles are incomplete structs: kvg_runtime, kvg_plan, kvg_cache.
+ *  (2) Ownership. A pointer marked KVG_OWN passes ownership to the caller, who ends it with the named
+ *      destroy function. All other pointers are borrowed for the duration of the call only.
+ *      A cache keeps its plan and runtime alive: handles may be destroyed in any order.
+ *  (3) Errors. Every fallible call returns a kvg_status and takes a kvg_error *, which may be NULL.
+ *      On failure the message says what is wrong and what to change. On success err is not touched.
+ *      A call that fails changes nothing: every cache is as it was before the call.
+ *      The library never aborts, exits, prints, or lets an exception out.
+ *  (4) Threads. A const handle parameter means: safe to call at the same time from any number of
+ *      threads. A non-const handle needs exclusive access: no other call on that handle may run.
+ *      Different handles are independent, also when one cache was forked from another.
+ *      kvg_runtime and kvg_plan are immutable and may be shared by all threads; the exceptions are
+ *      listed at the functions.
+ *  (5) NULL. Destroying NULL does nothing. Elsewhere a NULL where a pointer is needed is
+ *      KVG_E_INVALID. Using a destroyed handle is refused with KVG_E_STATE as far as it can be told
+ *      (not when a new handle has taken its address, nor while another thread is destroying it).
+ *  (6) Structs begin with uint32_t struct_size, set by the _init function. A shorter struct from an
+ *      older header is accepted, its missing fields take their defaults; a longer one from a newer
+ *      header is accepted if its unknown tail is all zero, else refused with KVG_E_UNSUPPORTED.
+ *      Unknown values of enumerations are refused with KVG_E_UNSUPPORTED.
+ *  (7) Buffers are adjacent pairs: pointer, then length in bytes (void) or in elements (typed).
+ *      To ask for the needed size of a text buffer pass length 0.
+ *  (8) Determinism. The same calls with the same inputs, recipe, device and instruction set give the
+ *      same bits, whatever the number of threads or the split of the work.
+ *  (9) Cost. Unless said otherwise a call is O(1) in the number of tokens.
+ */
+#ifndef KVGEAR_KVGEAR_H_
+#define KVGEAR_KVGEAR_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(KVG_BUILDING_LIBRARY) && defined(__GNUC__)
+#define KVG_API __attribute__((visibility("default")))
+#else
+#define KVG_API
+#endif
+
+/* Marks an out-parameter whose ownership passes to the caller. */
+#define KVG_OWN
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------ version */
+
+#define KVG_VERSION_MAJOR 0
+#define KVG_VERSION_MINOR 1
+#define KVG_VERSION_PATCH 0
+
+/** ABI version of this header; a library serves every version from kvg_abi_min() to kvg_abi_version(). */
+#define KVG_ABI_VERSION 1
+
+/** @return the newest ABI version the library serves. */
+KVG_API uint32_t kvg_abi_version(void);
+
+/** @return the oldest ABI version the library still serves. */
+KVG_API uint32_t kvg_abi_min(void);
+
+/** @return "major.minor.patch", a static string. */
+KVG_API const char *kvg_version_string(void);
+
+/* ------------------------------------------------------------------- status */
+
+/** Result of every fallible call; one of enum kvg_status_code. Fixed width. */
+typedef int32_t kvg_status;
+
+enum kvg_status_code {
+  KVG_OK = 0,
+  KVG_E_INVALID = 1,          /**< an argument is wrong: NULL, out of range, wrong length, bad text */
+  KVG_E_NOMEM = 2,            /**< an allocation failed */
+  KVG_E_BUFFER_TOO_SMALL = 3, /**< the buffer is too short; the needed length was stored */
+  KVG_E_UNSUPPORTED = 4,      /**< a value or combination that this library does not know */
+  KVG_E_NONFINITE = 5,        /**< input holds NaN, infinity, or a magnitude beyond fp16 */
+  KVG_E_STATE = 6,            /**< the handle is destroyed, of another kind, or not in a fit state */
+  KVG_E_LIMIT = 7,            /**< the memory budget of the runtime would be exceeded */
+  KVG_E_BACKEND = 8,          /**< a backend or its device is missing or failed */
+  KVG_E_CORRUPT = 9,          /**< stored data is damaged */
+  KVG_E_IO = 10,              /**< reading or writing failed */
+  KVG_E_INTERNAL = 100        /**< a defect of the library: please report it */
+};
+
+/** @return the name of a status, such as "KVG_E_INVALID"; a static string, never NULL. */
+KVG_API const char *kvg_status_string(kvg_status status);
+
+#define KVG_ERROR_MESSAGE_SIZE 504
+
+/** Detail of a failure; owned by the caller, filled by the call that failed. Needs no init. */
+typedef struct kvg_error {
+  kvg_status code;                      /**< the status that the call returned */
+  uint32_t reserved;                    /**< 0 */
+  char message[KVG_ERROR_MESSAGE_SIZE]; /**< one UTF-8 sentence, always terminated */
+} kvg_error;
+
+/* -------------------------------------------------------------- enumerations */
+
+/** Element type of a tensor; one of enum kvg_dtype_value. */
+typedef uint32_t kvg_dtype;
+enum kvg_dtype_value {
+  KVG_F32 = 0, /**< IEEE binary32 */
+  KVG_F16 = 1, /**< IEEE binary16 */
+  KVG_BF16 = 2 /**< bfloat16 */
+};
+
+/** Where memory lies and work is done; one of enum kvg_device_value. */
+typedef uint32_t kvg_device;
+enum kvg_device_value {
+  KVG_CPU = 0, /**< host memory */
+  KVG_CUDA = 1 /**< an NVIDIA GPU, through libkvgear_cuda.so */
+};
+
+/** Which half of a layer's cache; one of enum kvg_side_value. */
+typedef uint32_t kvg_side;
+enum kvg_side_value {
+  KVG_SIDE_K = 0,
+  KVG_SIDE_V = 1,
+  KVG_SIDE_BOTH = 2 /**< only for kvg_cache_stats */
+};
+
+/** Severity of a log line; one of enum kvg_log_level_value. */
+typedef uint32_t kvg_log_level;
+enum kvg_log_level_value {
+  KVG_LOG_DEBUG = 0,
+  KVG_LOG_INFO = 1,
+  KVG_LOG_WARN = 2,
+  KVG_LOG_ERROR = 3
+};
+
+/** As a layer number: every layer of the cache. */
+#define KVG_ALL_LAYERS 0xFFFFFFFFu
+
+/* ------------------------------------------------------------------- runtime */
+
+/** Threads, memory and backends; shared by any number of caches. */
+typedef struct kvg_runtime kvg_runtime;
+
+/**
+ * Allocator table. Both functions must be safe to call from any thread and must not call kvgear.
+ * alloc returns memory of at least `size` bytes (size > 0) aligned to `alignment` (a power of two,
+ * at most 4096), or NULL. release gets exactly the size and alignment that alloc got.
+ */
+typedef struct kvg_allocator {
+  uint32_t struct_size;
+  uint32_t reserved;
+  void *user; /**< passed to both functions */
+  void *(*alloc)(void *user, size_t size, size_t alignment);
+  void (*release)(void *user, void *ptr, size_t size, size_t alignment);
+} kvg_allocator;
+
+/** Sets struct_size and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_allocator_init(kvg_allocator *allocator);
+
+/** What kvg_runtime_create needs to know. */
+typedef struct kvg_runtime_options {
+  uint32_t struct_size;
+  kvg_device device;              /**< default KVG_CPU; never changed in silence */
+  uint32_t device_id;             /**< ordinal of the device, 0 for the CPU */
+  uint32_t threads;               /**< worker threads beside the caller's; 0 = caller's thread only */
+  uint64_t memory_budget;         /**< most bytes that all caches together may hold; 0 = no limit */
+  const kvg_allocator *allocator; /**< copied; NULL = the system's. Host memory of caches comes from it */
+} kvg_runtime_options;
+
+/** Sets the defaults: CPU, no worker threads, no budget, system allocator. NULL is ignored. */
+KVG_API void kvg_runtime_options_init(kvg_runtime_options *options);
+
+/**
+ * Creates a runtime. options may be NULL (all defaults).
+ * KVG_E_BACKEND if the device is not to be had (the sentence says what is missing).
+ * @param[out] out the runtime. Destroy with kvg_runtime_destroy.
+ */
+KVG_API kvg_status kvg_runtime_create(const kvg_runtime_options *options, KVG_OWN kvg_runtime **out,
+                                      kvg_error *err);
+
+/** Ends the caller's handle. The runtime itself lives until its last cache is destroyed. */
+KVG_API void kvg_runtime_destroy(kvg_runtime *runtime);
+
+/** Receives log lines; may be called from any thread that calls the library or that it owns. */
+typedef void (*kvg_log_fn)(void *user, kvg_log_level level, const char *message);
+
+/**
+ * Sets (or with NULL removes) the log sink. May be called at any time from any thread. When the
+ * call returns, the former sink is not running and is never called again; so a sink must not call
+ * kvg_runtime_set_log.
+ */
+KVG_API kvg_status kvg_runtime_set_log(kvg_runtime *runtime, kvg_log_fn fn, void *user,
+                                       kvg_error *err);
+
+/**
+ * Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget".
+ * @param[out] needed length with the terminator; may be NULL
+ */
+KVG_API kvg_status kvg_runtime_describe(const kvg_runtime *runtime, char *text, size_t text_len,
+                                        size_t *needed, kvg_error *err);
+
+/** Bytes that the caches of this runtime hold now, as counted against the budget. */
+KVG_API kvg_status kvg_runtime_memory(const kvg_runtime *runtime, uint64_t *bytes, kvg_error *err);
+
+/* ------------------------------------------------------------ recipes, plans */
+
+/** @return how many named recipes there are. */
+KVG_API uint32_t kvg_recipe_count(void);
+
+/** @return the name of recipe `index`, or NULL when index >= kvg_recipe_count(). Static string. */
+KVG_API const char *kvg_recipe_name(uint32_t index);
+
+/** @return one sentence on recipe `index`, or NULL when out of range. Static string. */
+KVG_API const char *kvg_recipe_summary(uint32_t index);
+
+/**
+ * Checks a recipe text and writes its canonical form: the name of the base recipe and the settings
+ * that differ from it, in a fixed order. Parsing the result gives the same recipe.
+ * A text is NAME[,KEY=VALUE]..., for example "gear-2,k.rank=4,v.bits=3,window=64". A key without
+ * "k." or "v." sets both sides. The keys are listed in README.md and in the message of a refusal.
+ * @param      recipe     recipe text, terminated
+ * @param[out] needed     length with the terminator; may be NULL
+ */
+KVG_API kvg_status kvg_recipe_canonical(const char *recipe, char *text, size_t text_len,
+                                        size_t *needed, kvg_error *err);
+
+/** Model shape and the recipe of every layer; immutable, shared by caches and threads. */
+typedef struct kvg_plan kvg_plan;
+
+/** Shape of the attention layers of a model. */
+typedef struct kvg_shape {
+  uint32_t struct_size;
+  uint32_t layers;   /**< 1 to 65536 */
+  uint32_t q_heads;  /**< query heads, a multiple of kv_heads, at most 64 times as many */
+  uint32_t kv_heads; /**< heads of the cache, 1 to 1024 */
+  uint32_t head_dim; /**< 32 to 256 in steps of 8 */
+} kvg_shape;
+
+/** Sets struct_size and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_shape_init(kvg_shape *shape);
+
+/**
+ * Creates a plan. `recipes` is a recipe text for all layers, optionally followed by overrides for
+ * layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128".
+ * @param[out] out the plan. Destroy with kvg_plan_destroy.
+ */
+KVG_API kvg_status kvg_plan_create(const kvg_shape *shape, const char *recipes,
+                                   KVG_OWN kvg_plan **out, kvg_error *err);
+
+/** Ends the caller's handle. The plan itself lives until its last cache is destroyed. */
+KVG_API void kvg_plan_destroy(kvg_plan *plan);
+
+/** Copies the shape. out->struct_size must be set. */
+KVG_API kvg_status kvg_plan_shape(const kvg_plan *plan, kvg_shape *out, kvg_error *err);
+
+/** Writes the canonical recipe text of one layer; buffer rules as in kvg_recipe_canonical. */
+KVG_API kvg_status kvg_plan_recipe(const kvg_plan *plan, uint32_t layer, char *text,
+                                   size_t text_len, size_t *needed, kvg_error *err);
+
+/* -------------------------------------------------------------------- caches */
+
+/** The compressed cache of one sequence: one compressed object per layer. */
+typedef struct kvg_cache kvg_cache;
+
+/**
+ * Creates an empty cache.
+ * @param[out] out the cache. Destroy with kvg_cache_destroy.
+ */
+KVG_API kvg_status kvg_cache_create(kvg_runtime *runtime, const kvg_plan *plan,
+                                    KVG_OWN kvg_cache **out, kvg_error *err);
+
+/** Ends the cache and frees what no fork shares. */
+KVG_API void kvg_cache_destroy(kvg_cache *cache);
+
+/**
+ * How the tensors given to kvg_cache_append lie in memory. Shapes are [tokens, kv_heads, head_dim];
+ * strides are in elements, as in DLPack, and may be negative. When the three strides of a tensor
+ * are all 0 it is contiguous in that order.
+ */
+typedef struct kvg_append_desc {
+  uint32_t struct_size;
+  kvg_dtype dtype; /**< of k and of v */
+  uint64_t tokens; /**< how many; 0 appends nothing */
+  int64_t k_token_stride;
+  int64_t k_head_stride;
+  int64_t k_dim_stride;
+  int64_t v_token_stride;
+  int64_t v_head_stride;
+  int64_t v_dim_stride;
+  void *stream; /**< device runtimes: the stream to work on; NULL on the CPU */
+} kvg_append_desc;
+
+/** Sets struct_size, dtype KVG_F16 and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_append_desc_init(kvg_append_desc *desc);
+
+/**
+ * Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
+ * uncompressed tokens are sealed (compressed, once and for good) in the same call.
+ * Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
+ * KVG_E_NONFINITE.
+ * Cost: O(tokens), amortised.
+ * @param k        keys,   [tokens, kv_heads, head_dim] of desc->dtype, strided as desc says
+ * @param k_bytes  bytes from k to the end of the buffer, checked against shape and strides;
+ *                 with negative strides k points at element [0,0,0] and only bytes behind it count
+ * @param v        values, likewise
+ */
+KVG_API kvg_status kvg_cache_append(kvg_cache *cache, uint32_t layer, const void *k, size_t k_bytes,
+                                    const void *v, size_t v_bytes, const kvg_append_desc *desc,
+                                    kvg_error *err);
+
+/** What kvg_cache_attend is to compute. Query and output shapes are [queries, q_heads, head_dim]. */
+typedef struct kvg_attend_desc {
+  uint32_t struct_size;
+  kvg_dtype q_dtype;
+  kvg_dtype out_dtype;
+  uint32_t queries;        /**< 1 or more; query i belongs to the token at length - queries + i */
+  uint32_t non_causal;     /**< 0: a query sees its own token and older ones; 1: it sees all */
+  float scale;             /**< factor on q . k; 0 = 1 / sqrt(head_dim) */
+  float logit_softcap;     /**< c > 0: logits become c * tanh(logit / c); 0 = none */
+  uint32_t reserved;       /**< 0 */
+  uint64_t sliding_window; /**< w > 0: a query sees the newest w tokens of those it may see; 0 = all */
+  int64_t q_token_stride;  /**< strides in elements; all 0 = contiguous */
+  int64_t q_head_stride;
+  int64_t out_token_stride;
+  int64_t out_head_stride;
+  void *stream; /**< device runtimes: the stream to work on; NULL on the CPU */
+} kvg_attend_desc;
+
+/** Sets struct_size, KVG_F16 queries and output, one causal query, and zeroes the rest. */
+KVG_API void kvg_attend_desc_init(kvg_attend_desc *desc);
+
+/**
+ * Attention of the newest queries over one layer, on the compressed form:
+ * out[i, h] = sum over t of softmax_t(scale * q[i, h] . k[t, h / group]) v[t, h / group], with
+ * group = q_heads / kv_heads. Query head h reads KV head h / group. A query that sees no token
+ * (an empty cache is refused) cannot occur. Cost: O(tokens); no memory is kept.
+ * @param q        queries after rotary embedding, [queries, q_heads, head_dim] of desc->q_dtype.
+ *                 They are not checked: NaN or infinity in a query spoils that query's results.
+ * @param q_bytes  bytes from q to the end of the buffer, as k_bytes of kvg_cache_append
+ * @param out      result, [queries, q_heads, head_dim] of desc->out_dtype. The memory from its first
+ *                 to its last element must not overlap that of q; no row may overlap another.
+ *                 Results beyond the range of out_dtype are rounded to infinity as IEEE says.
+ */
+KVG_API kvg_status kvg_cache_attend(const kvg_cache *cache, uint32_t layer, const void *q,
+                                    size_t q_bytes, void *out, size_t out_bytes,
+                                    const kvg_attend_desc *desc, kvg_error *err);
+
+/**
+ * Reads tokens back, decompressed: [tokens, kv_heads, head_dim], contiguous, of `dtype`.
+ * Cost: O(tokens).
+ */
+KVG_API kvg_status kvg_cache_read(const kvg_cache *cache, uint32_t layer, kvg_side side,
+                                  uint64_t first_token, uint64_t tokens, kvg_dtype dtype, void *out,
+                                  size_t out_bytes, kvg_error *err);
+
+/** Number of tokens appended to a layer and not truncated. */
+KVG_API kvg_status kvg_cache_length(const kvg_cache *cache, uint32_t layer, uint64_t *tokens,
+                                    kvg_error *err);
+
+/**
+ * Shortens a layer, or all of them, to `tokens`. Exact where the length lies in the uncompressed
+ * window or at the edge of a sealed segment of both K and V; elsewhere refused with KVG_E_INVALID
+ * and the nearest lengths below and above in the message. With KVG_ALL_LAYERS layers that are
+ * already shorter keep their length, and either every layer is shortened or none.
+ */
+KVG_API kvg_status kvg_cache_truncate(kvg_cache *cache, uint32_t layer, uint64_t tokens,
+                                      kvg_error *err);
+
+/** Drops all tokens of all layers. */
+KVG_API kvg_status kvg_cache_clear(kvg_cache *cache, kvg_error *err);
+
+/**
+ * Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
+ * Cost: independent of the number of sealed tokens but for one pointer per segment.
+ * @param[out] out the fork. Destroy with kvg_cache_destroy.
+ */
+KVG_API kvg_status kvg_cache_fork(const kvg_cache *cache, KVG_OWN kvg_cache **out, kvg_error *err);
+
+/**
+ * Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
+ * layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
+ * only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
+ * cache; segments that forks share are counted once there, and in each of the forks here.
+ */
+typedef struct kvg_stats {
+  uint32_t struct_size;
+  uint32_t reserved;               /**< 0 */
+  uint64_t tokens;                 /**< tokens held, summed over the layers asked for */
+  uint64_t elements;               /**< elements held: tokens * kv_heads * head_dim, per side */
+  uint64_t sealed_elements;        /**< of these, compressed */
+  uint64_t segments;               /**< sealed segments */
+  uint64_t bytes_total;            /**< sum of all bytes_* below but window_used */
+  uint64_t bytes_codes;            /**< packed codes, padding included */
+  uint64_t bytes_scales;           /**< scales, minima */
+  uint64_t bytes_low_rank;         /**< low-rank factors */
+  uint64_t bytes_sparse;           /**< outliers: values and indices */
+  uint64_t bytes_positions;        /**< token positions, where a method stores them */
+  uint64_t bytes_state;            /**< recurrent state, score accumulators, bases */
+  uint64_t bytes_window_used;      /**< part of window_allocated that holds tokens */
+  uint64_t bytes_window_allocated; /**< uncompressed newest tokens and the staging of open pages */
+  uint64_t bytes_bookkeeping;      /**< headers, segment lists, alignment */
+  uint64_t bytes_shared;           /**< part of bytes_total in segments that forks share */
+  uint64_t bytes_fp16;             /**< what the same elements take in plain fp16 */
+  double bits_per_element;         /**< 8 * bytes_total / elements; 0 when empty */
+  double rel_error_k_mean;         /**< |K - K~| / |K| (Frobenius), mean over sealed segments by tokens */
+  double rel_error_k_worst;        /**< of the worst segment */
+  double rel_error_v_mean;
+  double rel_error_v_worst;
+} kvg_stats;
+
+/** Sets struct_size and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_stats_init(kvg_stats *stats);
+
+/**
+ * Fills in the statistics of one layer or of KVG_ALL_LAYERS, for one side or both.
+ * stats->struct_size must be set. Cost: O(segments).
+ */
+KVG_API kvg_status kvg_cache_stats(const kvg_cache *cache, uint32_t layer, kvg_side side,
+                                   kvg_stats *stats, kvg_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* KVGEAR_KVGEAR_H_ */
