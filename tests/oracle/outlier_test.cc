@@ -51,22 +51,8 @@ class Outliers : public testing::Test {
     recipe_ = MakeRecipe(text);
     cache_ = MakeCache(shape_, text, runtime_);
     Append(*cache_, 0, k, v);
-    layer_.emplace(&runtime_->resource());
-    layer_->Init(shape_, recipe_, 0);
-    const std::vector<uint16_t> k16 = ToF16(k), v16 = ToF16(v);
-    const auto args = [&](const std::vector<uint16_t>& x) {
-      return ops::IngestArgs{.x = x.data(),
-                             .dtype = ops::kF16,
-                             .token_stride = static_cast<int64_t>(k.heads * k.dim),
-                             .head_stride = static_cast<int64_t>(k.dim),
-                             .dim_stride = 1,
-                             .tokens = k.tokens,
-                             .kv_heads = shape_.kv_heads,
-                             .head_dim = shape_.head_dim,
-                             .rows = nullptr,
-                             .rows_head_stride = 0};
-    };
-    Must(layer_->Append(*runtime_, args(k16), args(v16)));
+    layer_.emplace(shape_, text, runtime_);
+    layer_->Append(k, v);
   }
 
   const Tensor& x(ops::Side side) const { return side == ops::kSideK ? k_ : v_; }
@@ -93,7 +79,7 @@ class Outliers : public testing::Test {
   Recipe recipe_;
   Tensor k_, v_;
   std::unique_ptr<Cache> cache_;
-  std::optional<LayerCache> layer_;
+  std::optional<SingleLayer> layer_;
 };
 
 constexpr char kPlain[] = "gear-2,rank=0,decode_rank=0,window=0,segment=1024,block=64";

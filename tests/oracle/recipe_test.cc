@@ -52,35 +52,6 @@ TEST_P(EveryRecipe, ErrorLiesBetweenTheBestAndTheBackbone) {
   }
 }
 
-// The pieces of a layer that went through the same appends as layer 0 of a cache.
-struct Pieces {
-  Pieces(std::shared_ptr<Runtime> runtime_, const Shape& shape, const Recipe& recipe_,
-         const Tensor& k, const Tensor& v, const std::vector<uint64_t>& appends)
-      : runtime(std::move(runtime_)), recipe(recipe_), layer(&runtime->resource()) {
-    layer.Init(shape, recipe, 0);
-    const std::vector<uint16_t> k16 = ToF16(k), v16 = ToF16(v);
-    uint64_t first = 0;
-    for (uint64_t tokens : appends) {
-      ops::IngestArgs args{};
-      args.dtype = ops::kF16;
-      args.token_stride = static_cast<int64_t>(shape.kv_dim());
-      args.head_stride = shape.head_dim;
-      args.dim_stride = 1;
-      args.tokens = tokens;
-      args.kv_heads = shape.kv_heads;
-      args.head_dim = shape.head_dim;
-      ops::IngestArgs args_v = args;
-      args.x = k16.data() + first * shape.kv_dim();
-      args_v.x = v16.data() + first * shape.kv_dim();
-      Must(layer.Append(*runtime, args, args_v));
-      first += tokens;
-    }
-  }
-  std::shared_ptr<Runtime> runtime;
-  Recipe recipe;
-  LayerCache layer;
-};
-
 TEST_P(EveryRecipe, ReportedErrorsAreThoseOfWhatIsRead) {
   const Recipe recipe = MakeRecipe(GetParam());
   const Shape shape{.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = 72};
@@ -89,13 +60,18 @@ TEST_P(EveryRecipe, ReportedErrorsAreThoseOfWhatIsRead) {
   for (int i = 0; i < 140; ++i) appends.push_back(1);
   const auto cache = MakeCache(shape, GetParam());
   AppendParts(*cache, 0, k, v, appends);
-  const Pieces pieces(MakeRuntime(), shape, recipe, k, v, appends);
+  SingleLayer layer(shape, GetParam());
+  uint64_t first = 0;
+  for (uint64_t tokens : appends) {
+    layer.Append(k.Tokens(first, tokens), v.Tokens(first, tokens));
+    first += tokens;
+  }
   const Stats stats = Value(cache->GetStats(0, true, true));
   for (ops::Side side : {ops::kSideK, ops::kSideV}) {
     const Tensor& x = side == ops::kSideK ? k : v;
     const Tensor read = Read(*cache, side);
     double sum = 0, tokens = 0, worst = 0;
-    const ops::Sequence sequence = pieces.layer.side(side).sequence();
+    const ops::Sequence sequence = layer.side(side).sequence();
     for (uint64_t i = 0; i < sequence.count; ++i) {
       const ops::Piece& piece = *sequence.pieces[i];
       if (piece.kind != ops::kCodes) continue;

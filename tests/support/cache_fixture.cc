@@ -81,6 +81,46 @@ void AppendParts(Cache& cache, uint32_t layer, const Tensor& k, const Tensor& v,
     throw std::runtime_error("AppendParts: the parts miss the tensor's length");
 }
 
+SingleLayer::SingleLayer(const Shape& shape, const std::string& recipe,
+                         std::shared_ptr<Runtime> runtime)
+    : runtime_(std::move(runtime)),
+      shape_(shape),
+      recipe_(Value(Plan::Create(shape, recipe))->recipe(0)),
+      layer_(&runtime_->resource()) {
+  layer_.Init(shape_, recipe_, 0);
+}
+
+absl::Status SingleLayer::TryAppend(const Tensor& k, const Tensor& v) {
+  const std::vector<uint16_t> k16 = ToF16(k), v16 = ToF16(v);
+  ops::IngestArgs args{};
+  args.dtype = ops::kF16;
+  args.token_stride = static_cast<int64_t>(shape_.kv_dim());
+  args.head_stride = shape_.head_dim;
+  args.dim_stride = 1;
+  args.tokens = k.tokens;
+  args.kv_heads = shape_.kv_heads;
+  args.head_dim = shape_.head_dim;
+  ops::IngestArgs args_v = args;
+  args.x = k16.data();
+  args_v.x = v16.data();
+  return layer_.Append(*runtime_, args, args_v);
+}
+
+Tensor SingleLayer::Read(ops::Side side) const {
+  Tensor out(layer_.length(), shape_.kv_heads, shape_.head_dim);
+  std::vector<float> buffer(out.data.size());
+  ops::ReadArgs args{};
+  args.side = layer_.side(side).sequence();
+  args.kv_heads = shape_.kv_heads;
+  args.head_dim = shape_.head_dim;
+  args.tokens = out.tokens;
+  args.dtype = ops::kF32;
+  args.out = buffer.data();
+  if (out.tokens > 0) runtime_->table().read(&args);
+  std::copy(buffer.begin(), buffer.end(), out.data.begin());
+  return out;
+}
+
 uint64_t Length(const Cache& cache, uint32_t layer) { return Value(cache.Length(layer)); }
 
 Tensor Read(const Cache& cache, ops::Side side, uint32_t layer) {

@@ -73,6 +73,29 @@ absl::StatusOr<Tensor> TryAttend(const Cache& cache, uint32_t layer, const Tenso
                                  AttendOptions options = {});
 Tensor Attend(const Cache& cache, uint32_t layer, const Tensor& q, AttendOptions options = {});
 
+// One layer outside a cache, for tests that look at its pieces. Layer 0 of a cache that takes the
+// same appends holds the same bits.
+class SingleLayer {
+ public:
+  SingleLayer(const Shape& shape, const std::string& recipe,
+              std::shared_ptr<Runtime> runtime = MakeRuntime());
+  absl::Status TryAppend(const Tensor& k, const Tensor& v);
+  void Append(const Tensor& k, const Tensor& v) { Must(TryAppend(k, v)); }
+  Tensor Read(ops::Side side) const;
+  const SideCache& side(ops::Side side) const { return layer_.side(side); }
+  const SideRecipe& recipe(ops::Side side) const {
+    return side == ops::kSideK ? recipe_.k : recipe_.v;
+  }
+  LayerCache& layer() { return layer_; }
+  Runtime& runtime() { return *runtime_; }
+
+ private:
+  const std::shared_ptr<Runtime> runtime_;
+  const Shape shape_;
+  const Recipe recipe_;
+  LayerCache layer_;
+};
+
 // Everything a cache holds of a layer: both sides, as fp32. Equal content, equal value.
 std::vector<double> Content(const Cache& cache, uint32_t layer = 0);
 
