@@ -22,7 +22,7 @@ struct ToyModel {
 };
 
 struct ToyShape {
-  std::string model_type = "llama";
+  const char* model_type = "llama";
   uint32_t vocab = 256, hidden = 48, intermediate = 40, layers = 2;
   uint32_t q_heads = 4, kv_heads = 2, head_dim = 32;
   bool tied = true, qkv_bias = false;
