@@ -1,0 +1,119 @@
+//! The ways of the C interface with errors, texts and structs, each in one place.
+use std::ffi::{c_char, CString};
+use std::mem::MaybeUninit;
+
+use kvgear_sys as sys;
+
+use crate::{Error, Result, Status};
+
+/// Makes a call that takes a `kvg_error *`. On success the error is never touched, so it is not zeroed.
+#[inline]
+pub(crate) fn call(f: impl FnOnce(*mut sys::kvg_error) -> sys::kvg_status) -> Result<()> {
+    let mut error = MaybeUninit::<sys::kvg_error>::uninit();
+    match f(error.as_mut_ptr()) {
+        sys::KVG_OK => Ok(()),
+        // SAFETY: a call that fails fills the error in.
+        status => Err(failure(status, unsafe { error.assume_init_ref() })),
+    }
+}
+
+#[cold]
+fn failure(status: sys::kvg_status, error: &sys::kvg_error) -> Error {
+    let message: Vec<u8> = error.message.iter().map(|&c| c as u8).collect();
+    Error::from_c(status, &message)
+}
+
+/// Makes a call that writes a text, with a buffer that is long enough.
+pub(crate) fn text_of(
+    f: impl Fn(*mut c_char, usize, *mut usize, *mut sys::kvg_error) -> sys::kvg_status,
+) -> Result<String> {
+    let mut text = vec![0u8; 256];
+    loop {
+        let mut needed = 0;
+        let result = call(|error| f(text.as_mut_ptr().cast(), text.len(), &mut needed, error));
+        match result {
+            Ok(()) => {
+                text.truncate(needed.saturating_sub(1)); // the terminator
+                return Ok(String::from_utf8_lossy(&text).into_owned());
+            }
+            Err(error) if error.status() == Status::BufferTooSmall && needed > text.len() => {
+                text.resize(needed, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A text for C; `name` is the parameter's.
+pub(crate) fn c_text(text: &str, name: &str) -> Result<CString> {
+    CString::new(text).map_err(|error| {
+        Error::invalid(format!("{name} holds a NUL character at byte {}", error.nul_position()))
+    })
+}
+
+/// A struct of the C interface with its defaults, from its `_init` function. Zeroes are a valid value of
+/// each of these structs: they hold numbers and pointers only.
+#[inline]
+pub(crate) fn init<T: Copy>(f: impl FnOnce(*mut T)) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    f(value.as_mut_ptr());
+    // SAFETY: see above.
+    unsafe { value.assume_init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(
+        error: *mut sys::kvg_error,
+        status: sys::kvg_status,
+        message: &str,
+    ) -> sys::kvg_status {
+        let mut value = sys::kvg_error { code: status, reserved: 0, message: [0; 504] };
+        for (to, from) in value.message.iter_mut().zip(message.bytes()) {
+            *to = from as c_char;
+        }
+        // SAFETY: the pointer comes from `call`.
+        unsafe { error.write(value) };
+        status
+    }
+
+    #[test]
+    fn results_of_calls() {
+        assert_eq!(call(|_| sys::KVG_OK), Ok(()));
+        let error = call(|e| write(e, sys::KVG_E_STATE, "käputt")).unwrap_err();
+        assert_eq!((error.status(), error.message()), (Status::State, "käputt"));
+    }
+
+    #[test]
+    fn long_texts_are_asked_for_again() {
+        for length in [0usize, 1, 254, 255, 256, 1000] {
+            let calls = std::cell::Cell::new(0);
+            let text = text_of(|to, have, needed, error| {
+                calls.set(calls.get() + 1);
+                // SAFETY: `to` has `have` bytes.
+                unsafe {
+                    *needed = length + 1;
+                    if have < length + 1 {
+                        return write(error, sys::KVG_E_BUFFER_TOO_SMALL, "short");
+                    }
+                    to.write_bytes(b'x', length);
+                    to.add(length).write(0);
+                }
+                sys::KVG_OK
+            });
+            assert_eq!(text.unwrap(), "x".repeat(length));
+            assert_eq!(calls.get(), if length < 256 { 1 } else { 2 });
+        }
+        let error = text_of(|_, _, _, error| write(error, sys::KVG_E_BUFFER_TOO_SMALL, "never"));
+        assert_eq!(error.unwrap_err().status(), Status::BufferTooSmall);
+    }
+
+    #[test]
+    fn texts_with_a_nul_are_refused() {
+        assert_eq!(c_text("gear-2", "recipe").unwrap().to_bytes(), b"gear-2");
+        let error = c_text("ge\0ar", "recipe").unwrap_err();
+        assert_eq!(error.message(), "recipe holds a NUL character at byte 2");
+    }
+}
