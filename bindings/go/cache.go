@@ -174,10 +174,12 @@ type AttendOptions struct {
 //
 // From kvgear.h, kvg_cache_attend:
 //
-//	Attention of the newest queries over one layer, on the compressed form:
+//	Attention of the newest tokens' queries over one layer, on the compressed form. Append the keys
+//	and values of these tokens first.
 //	out[i, h] = sum over t of softmax_t(scale * q[i, h] . k[t, h / group]) v[t, h / group], with
-//	group = q_heads / kv_heads. Query head h reads KV head h / group. A query that sees no token
-//	(an empty cache is refused) cannot occur. Cost: O(tokens); no memory is kept.
+//	group = q_heads / kv_heads. The sum is over the tokens that query i sees: at least its own, for
+//	a layer with fewer tokens than queries is refused with KVG_E_INVALID.
+//	Cost: O(tokens); no memory is kept.
 //	q: queries after rotary embedding, [queries, q_heads, head_dim] of desc->q_dtype. They are not checked: NaN or infinity in a query spoils that query's results.
 //	q_bytes: bytes from q to the end of the buffer, as k_bytes of kvg_cache_append
 //	out: result, [queries, q_heads, head_dim] of desc->out_dtype. The memory from its first to its last element must not overlap that of q; no row may overlap another. Results beyond the range of out_dtype are rounded to infinity as IEEE says.
@@ -219,8 +221,8 @@ func rawAttendDesc(q, out DType, o *AttendOptions) raw.KvgAttendDesc {
 //
 // From kvgear.h, kvg_cache_read:
 //
-//	Reads tokens back, decompressed: [tokens, kv_heads, head_dim], contiguous, of `dtype`.
-//	Cost: O(tokens).
+//	Reads tokens first_token to first_token + tokens - 1 of K or V back, decompressed, as
+//	[tokens, kv_heads, head_dim], contiguous, of `dtype`. Cost: O(tokens).
 func (c *Cache) Read(layer uint32, side Side, firstToken, tokens uint64, out Tensor) error {
 	return c.read("kvg_cache_read", func() error {
 		return raw.KvgCacheRead(c.ptr, layer, uint32(side), firstToken, tokens, uint32(out.dtype), out.bytes)

@@ -47,6 +47,9 @@ func Recipes() []Recipe {
 //	needed: length with the terminator; may be NULL
 func CanonicalRecipe(recipe string) (string, error) {
 	const op = "kvg_recipe_canonical"
+	if err := checkABI(); err != nil {
+		return "", err
+	}
 	terminated, err := cText(op, "recipe", recipe)
 	if err != nil {
 		return "", err
@@ -66,7 +69,8 @@ type Plan struct {
 // From kvgear.h, kvg_plan_create:
 //
 //	Creates a plan. `recipes` is a recipe text for all layers, optionally followed by overrides for
-//	layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128".
+//	layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128". Layers
+//	count from 0; where overrides name a layer twice the last one holds.
 //	out: the plan. Destroy with kvg_plan_destroy.
 func NewPlan(shape Shape, recipes string) (*Plan, error) {
 	const op = "kvg_plan_create"

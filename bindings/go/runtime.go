@@ -89,7 +89,8 @@ func (r *Runtime) Close() error {
 //
 // From kvgear.h, kvg_log_fn:
 //
-//	Receives log lines; may be called from any thread that calls the library or that it owns.
+//	Receives log lines, one at a time; may be called from any thread that calls the library or that
+//	it owns. The message is terminated, has no line break at its end and is valid during the call.
 func (r *Runtime) SetLog(sink func(level LogLevel, message string)) error {
 	const op = "kvg_runtime_set_log"
 	if !r.guard.enter() {
@@ -126,7 +127,8 @@ func setLog(ptr *raw.KvgRuntime, slot *logSlot, sink func(LogLevel, string)) err
 //
 // From kvgear.h, kvg_runtime_describe:
 //
-//	Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget".
+//	Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget": for logs and bug reports, not
+//	to be parsed.
 //	needed: length with the terminator; may be NULL
 func (r *Runtime) Describe() (string, error) {
 	const op = "kvg_runtime_describe"
@@ -141,7 +143,9 @@ func (r *Runtime) Describe() (string, error) {
 //
 // From kvgear.h, kvg_runtime_memory:
 //
-//	Bytes that the caches of this runtime hold now, as counted against the budget.
+//	Bytes that the caches of this runtime hold now, as counted against the budget. Scratch memory of
+//	a running call comes from the same allocator but is not counted; it is released before the call
+//	returns.
 func (r *Runtime) Memory() (uint64, error) {
 	const op = "kvg_runtime_memory"
 	if !r.guard.enter() {

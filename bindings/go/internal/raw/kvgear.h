@@ -10,22 +10,28 @@
  *      A cache keeps its plan and runtime alive: handles may be destroyed in any order.
  *  (3) Errors. Every fallible call returns a kvg_status and takes a kvg_error *, which may be NULL.
  *      On failure the message says what is wrong and what to change. On success err is not touched.
- *      A call that fails changes nothing: every cache is as it was before the call.
+ *      A call that fails changes nothing: every cache is as it was before the call, and so are out
+ *      parameters and buffers (but for the needed length of KVG_E_BUFFER_TOO_SMALL).
+ *      Any fallible call may give KVG_E_NOMEM, and KVG_E_LIMIT if it makes a cache hold more.
  *      The library never aborts, exits, prints, or lets an exception out.
  *  (4) Threads. A const handle parameter means: safe to call at the same time from any number of
  *      threads. A non-const handle needs exclusive access: no other call on that handle may run.
  *      Different handles are independent, also when one cache was forked from another.
- *      kvg_runtime and kvg_plan are immutable and may be shared by all threads; the exceptions are
- *      listed at the functions.
- *  (5) NULL. Destroying NULL does nothing. Elsewhere a NULL where a pointer is needed is
- *      KVG_E_INVALID. Using a destroyed handle is refused with KVG_E_STATE as far as it can be told
- *      (not when a new handle has taken its address, nor while another thread is destroying it).
+ *      A kvg_runtime or kvg_plan, const or not, may be used by any number of threads at the same
+ *      time, by all functions but its destroy function.
+ *  (5) NULL. Destroying NULL does nothing, and so does destroying what is no live handle of that
+ *      type. Elsewhere a NULL where a pointer is needed is KVG_E_INVALID, and a handle that is
+ *      destroyed or of another type is KVG_E_STATE, as far as it can be told (not when a new handle
+ *      has taken its address, nor while another thread is destroying it).
  *  (6) Structs begin with uint32_t struct_size, set by the _init function. A shorter struct from an
  *      older header is accepted, its missing fields take their defaults; a longer one from a newer
  *      header is accepted if its unknown tail is all zero, else refused with KVG_E_UNSUPPORTED.
- *      Unknown values of enumerations are refused with KVG_E_UNSUPPORTED.
+ *      Unknown values of enumerations, and reserved fields that are not 0, are refused likewise.
+ *      The one exception is kvg_error, which never changes and needs no init.
  *  (7) Buffers are adjacent pairs: pointer, then length in bytes (void) or in elements (typed).
- *      To ask for the needed size of a text buffer pass length 0.
+ *      A longer buffer than needed is fine. To ask only for the needed length of a text pass
+ *      length 0 (the pointer may be anything then) and read *needed. Pointers to tensors must be
+ *      aligned to their element type, nothing more.
  *  (8) Determinism. The same calls with the same inputs, recipe, device and instruction set give the
  *      same bits, whatever the number of threads or the split of the work.
  *  (9) Cost. Unless said otherwise a call is O(1) in the number of tokens.
@@ -162,12 +168,12 @@ typedef struct kvg_runtime_options {
   uint32_t struct_size;
   kvg_device device;              /**< default KVG_CPU; never changed in silence */
   uint32_t device_id;             /**< ordinal of the device, 0 for the CPU */
-  uint32_t threads;               /**< worker threads beside the caller's; 0 = caller's thread only */
-  uint64_t memory_budget;         /**< most bytes that all caches together may hold; 0 = no limit */
+  uint32_t threads;               /**< worker threads beside the caller's, 0 to 1024 */
+  uint64_t memory_budget;         /**< most bytes that all caches may hold, see kvg_runtime_memory */
   const kvg_allocator *allocator; /**< copied; NULL = the system's. Host memory of caches comes from it */
 } kvg_runtime_options;
 
-/** Sets the defaults: CPU, no worker threads, no budget, system allocator. NULL is ignored. */
+/** Sets the defaults: CPU, no worker threads, no budget (0), system allocator. NULL is ignored. */
 KVG_API void kvg_runtime_options_init(kvg_runtime_options *options);
 
 /**
@@ -181,7 +187,10 @@ KVG_API kvg_status kvg_runtime_create(const kvg_runtime_options *options, KVG_OW
 /** Ends the caller's handle. The runtime itself lives until its last cache is destroyed. */
 KVG_API void kvg_runtime_destroy(kvg_runtime *runtime);
 
-/** Receives log lines; may be called from any thread that calls the library or that it owns. */
+/**
+ * Receives log lines, one at a time; may be called from any thread that calls the library or that
+ * it owns. The message is terminated, has no line break at its end and is valid during the call.
+ */
 typedef void (*kvg_log_fn)(void *user, kvg_log_level level, const char *message);
 
 /**
@@ -193,13 +202,18 @@ KVG_API kvg_status kvg_runtime_set_log(kvg_runtime *runtime, kvg_log_fn fn, void
                                        kvg_error *err);
 
 /**
- * Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget".
+ * Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget": for logs and bug reports, not
+ * to be parsed.
  * @param[out] needed length with the terminator; may be NULL
  */
 KVG_API kvg_status kvg_runtime_describe(const kvg_runtime *runtime, char *text, size_t text_len,
                                         size_t *needed, kvg_error *err);
 
-/** Bytes that the caches of this runtime hold now, as counted against the budget. */
+/**
+ * Bytes that the caches of this runtime hold now, as counted against the budget. Scratch memory of
+ * a running call comes from the same allocator but is not counted; it is released before the call
+ * returns.
+ */
 KVG_API kvg_status kvg_runtime_memory(const kvg_runtime *runtime, uint64_t *bytes, kvg_error *err);
 
 /* ------------------------------------------------------------ recipes, plans */
@@ -241,7 +255,8 @@ KVG_API void kvg_shape_init(kvg_shape *shape);
 
 /**
  * Creates a plan. `recipes` is a recipe text for all layers, optionally followed by overrides for
- * layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128".
+ * layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128". Layers
+ * count from 0; where overrides name a layer twice the last one holds.
  * @param[out] out the plan. Destroy with kvg_plan_destroy.
  */
 KVG_API kvg_status kvg_plan_create(const kvg_shape *shape, const char *recipes,
@@ -281,7 +296,7 @@ typedef struct kvg_append_desc {
   uint32_t struct_size;
   kvg_dtype dtype; /**< of k and of v */
   uint64_t tokens; /**< how many; 0 appends nothing */
-  int64_t k_token_stride;
+  int64_t k_token_stride; /**< elements from one token to the next */
   int64_t k_head_stride;
   int64_t k_dim_stride;
   int64_t v_token_stride;
@@ -318,7 +333,7 @@ typedef struct kvg_attend_desc {
   float scale;             /**< factor on q . k; 0 = 1 / sqrt(head_dim) */
   float logit_softcap;     /**< c > 0: logits become c * tanh(logit / c); 0 = none */
   uint32_t reserved;       /**< 0 */
-  uint64_t sliding_window; /**< w > 0: a query sees the newest w tokens of those it may see; 0 = all */
+  uint64_t sliding_window; /**< w > 0: a query sees no token w or more before its own; 0 = none */
   int64_t q_token_stride;  /**< strides in elements; all 0 = contiguous */
   int64_t q_head_stride;
   int64_t out_token_stride;
@@ -330,10 +345,12 @@ typedef struct kvg_attend_desc {
 KVG_API void kvg_attend_desc_init(kvg_attend_desc *desc);
 
 /**
- * Attention of the newest queries over one layer, on the compressed form:
+ * Attention of the newest tokens' queries over one layer, on the compressed form. Append the keys
+ * and values of these tokens first.
  * out[i, h] = sum over t of softmax_t(scale * q[i, h] . k[t, h / group]) v[t, h / group], with
- * group = q_heads / kv_heads. Query head h reads KV head h / group. A query that sees no token
- * (an empty cache is refused) cannot occur. Cost: O(tokens); no memory is kept.
+ * group = q_heads / kv_heads. The sum is over the tokens that query i sees: at least its own, for
+ * a layer with fewer tokens than queries is refused with KVG_E_INVALID.
+ * Cost: O(tokens); no memory is kept.
  * @param q        queries after rotary embedding, [queries, q_heads, head_dim] of desc->q_dtype.
  *                 They are not checked: NaN or infinity in a query spoils that query's results.
  * @param q_bytes  bytes from q to the end of the buffer, as k_bytes of kvg_cache_append
@@ -346,8 +363,8 @@ KVG_API kvg_status kvg_cache_attend(const kvg_cache *cache, uint32_t layer, cons
                                     const kvg_attend_desc *desc, kvg_error *err);
 
 /**
- * Reads tokens back, decompressed: [tokens, kv_heads, head_dim], contiguous, of `dtype`.
- * Cost: O(tokens).
+ * Reads tokens first_token to first_token + tokens - 1 of K or V back, decompressed, as
+ * [tokens, kv_heads, head_dim], contiguous, of `dtype`. Cost: O(tokens).
  */
 KVG_API kvg_status kvg_cache_read(const kvg_cache *cache, uint32_t layer, kvg_side side,
                                   uint64_t first_token, uint64_t tokens, kvg_dtype dtype, void *out,

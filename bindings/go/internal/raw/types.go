@@ -70,8 +70,8 @@ type KvgRuntimeOptions struct {
 	StructSize   uint32
 	Device       uint32  // default KVG_CPU; never changed in silence
 	DeviceID     uint32  // ordinal of the device, 0 for the CPU
-	Threads      uint32  // worker threads beside the caller's; 0 = caller's thread only
-	MemoryBudget uint64  // most bytes that all caches together may hold; 0 = no limit
+	Threads      uint32  // worker threads beside the caller's, 0 to 1024
+	MemoryBudget uint64  // most bytes that all caches may hold, see kvg_runtime_memory
 	Allocator    uintptr // copied; NULL = the system's. Host memory of caches comes from it
 }
 
@@ -91,7 +91,7 @@ type KvgAppendDesc struct {
 	StructSize   uint32
 	Dtype        uint32 // of k and of v
 	Tokens       uint64 // how many; 0 appends nothing
-	KTokenStride int64
+	KTokenStride int64  // elements from one token to the next
 	KHeadStride  int64
 	KDimStride   int64
 	VTokenStride int64
@@ -110,7 +110,7 @@ type KvgAttendDesc struct {
 	Scale          float32 // factor on q . k; 0 = 1 / sqrt(head_dim)
 	LogitSoftcap   float32 // c > 0: logits become c * tanh(logit / c); 0 = none
 	Reserved       uint32  // 0
-	SlidingWindow  uint64  // w > 0: a query sees the newest w tokens of those it may see; 0 = all
+	SlidingWindow  uint64  // w > 0: a query sees no token w or more before its own; 0 = none
 	QTokenStride   int64   // strides in elements; all 0 = contiguous
 	QHeadStride    int64
 	OutTokenStride int64

@@ -1,0 +1,5 @@
+//go:build race
+
+package kvgear
+
+const raceEnabled = true
