@@ -53,6 +53,7 @@ struct Stats {
     return bytes_codes + bytes_scales + bytes_low_rank + bytes_sparse + bytes_positions +
            bytes_state + bytes_window_allocated + bytes_bookkeeping;
   }
+  bool operator==(const Stats&) const = default;
 };
 
 class Cache {

@@ -6,6 +6,7 @@
 
 #include "tests/support/cache_fixture.h"
 #include "tests/support/oracle.h"
+#include "tests/support/recipes.h"
 
 namespace kvg::test {
 namespace {
@@ -133,12 +134,7 @@ TEST_P(EveryRecipe, HugeLogitsGiveNoNan) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, EveryRecipe, testing::ValuesIn(RecipeNames()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+KVG_FOR_EVERY_RECIPE(EveryRecipe);
 
 TEST(AttendWhole, EightBitsAnswerAsTheInputsDo) {
   // From the inputs themselves to the answer: storing and computing together.

@@ -7,6 +7,7 @@
 
 #include "tests/support/cache_fixture.h"
 #include "tests/support/oracle.h"
+#include "tests/support/recipes.h"
 
 namespace kvg::test {
 namespace {
@@ -203,12 +204,7 @@ TEST_P(EveryRecipe, OneHugeEntryHurtsItsOwnGroupAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, EveryRecipe, testing::ValuesIn(RecipeNames()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+KVG_FOR_EVERY_RECIPE(EveryRecipe);
 
 // Every width on both axes: all 2^bits levels are reached, and whole numbers come back exact.
 class EveryWidth : public testing::TestWithParam<uint32_t> {};

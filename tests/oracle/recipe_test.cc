@@ -7,6 +7,7 @@
 
 #include "tests/support/cache_fixture.h"
 #include "tests/support/oracle.h"
+#include "tests/support/recipes.h"
 
 namespace kvg::test {
 namespace {
@@ -178,12 +179,7 @@ TEST_P(EveryRecipe, LayersAreNotMixed) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, EveryRecipe, testing::ValuesIn(RecipeNames()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+KVG_FOR_EVERY_RECIPE(EveryRecipe);
 
 TEST(Fp16Recipe, IsExactAtEveryLength) {
   const Shape shape{.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = 72};

@@ -5,6 +5,7 @@
 
 #include "tests/support/cache_fixture.h"
 #include "tests/support/oracle.h"
+#include "tests/support/recipes.h"
 
 namespace kvg::test {
 namespace {
@@ -151,12 +152,7 @@ TEST_P(EveryRecipe, PromptsThatMeetTheSameSegmentsGiveTheSameBits) {
   EXPECT_EQ(Content(*whole), Content(*parts));
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, EveryRecipe, testing::ValuesIn(RecipeNames()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+KVG_FOR_EVERY_RECIPE(EveryRecipe);
 
 }  // namespace
 }  // namespace kvg::test
