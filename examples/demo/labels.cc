@@ -66,7 +66,7 @@ std::vector<Box> PlaceLabels(const std::vector<LabelWish>& wishes, const Box& fr
     double sum = reach;
     sum += 3 * (1 - std::cos(angle));             // to the right is where the eye looks first
     sum += 2 * std::abs(std::sin(2 * angle));     // straight places before slanting ones
-    sum += 1000 * (area - SharedArea(place, frame)) / area;
+    if (SharedArea(place, frame) < 0.999 * area) sum += 5000;  // worse than any crowd
     for (size_t other = 0; other < wishes.size(); ++other) {
       const double on_marker = SharedArea(wide, markers[other]);
       if (on_marker > 0) sum += 500 + on_marker;
