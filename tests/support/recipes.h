@@ -19,6 +19,17 @@ inline std::string TestName(std::string recipe) {
   return recipe;
 }
 
+// Whether the way in which tokens arrive, cut into calls or in one, can change the bits that are
+// kept of them. It cannot change which tokens are sealed, which follows from the length alone. Nor
+// can it change the bits, unless a part of the codec looks at the segment as a whole: low rank, the
+// outliers of keys, and a channel's single scale.
+inline bool LooksAtSegments(const SideRecipe& recipe, ops::Side side) {
+  if (recipe.bits == 16) return false;
+  return recipe.rank > 0 || recipe.decode_rank > 0 ||
+         (side == ops::kSideK && recipe.outliers > 0) ||
+         (recipe.axis == ops::kAxisChannel && recipe.group == SideRecipe::kWhole);
+}
+
 }  // namespace kvg::test
 
 // Instantiates a suite whose parameter is the name of a recipe.

@@ -30,15 +30,6 @@ std::vector<uint64_t> RandomParts(uint64_t seed, uint64_t tokens) {
   return parts;
 }
 
-// What the pieces of the appends cannot change. The tokens that are sealed follow from the length
-// alone. So do the bits, unless a part of the codec looks at the segment as a whole: the outliers
-// of keys, low rank, and a channel's single scale.
-bool LooksAtSegments(const SideRecipe& side, ops::Side which) {
-  if (side.bits == 16) return false;
-  return side.rank > 0 || side.decode_rank > 0 || (which == ops::kSideK && side.outliers > 0) ||
-         (side.axis == ops::kAxisChannel && side.group == SideRecipe::kWhole);
-}
-
 class EveryRecipe : public testing::TestWithParam<std::string> {};
 
 TEST_P(EveryRecipe, AnyPiecesSealTheSameTokensAndWhereTheyCanTheSameBits) {
