@@ -21,6 +21,7 @@ if grep -Eq '\((RPATH|RUNPATH)\)' <<<"$dynamic"; then fail "a built-in search pa
 if [ -z "$sanitizers" ]; then
   grep -q 'BIND_NOW\|NOW' <<<"$dynamic" || fail "lazy binding (no -z now)"
 fi
+grep -q 'NODELETE' <<<"$dynamic" || fail "dlclose would unload it under live handles (no -z nodelete)"
 if readelf -lW "$lib" | grep 'GNU_STACK' | grep -q 'RWE'; then fail "an executable stack"; fi
 [ "$bad" = 0 ] && echo "$soname: sound"
 exit "$bad"

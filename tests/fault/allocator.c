@@ -68,6 +68,7 @@ int main(void) {
     options.threads = i % 4 == 1 ? 2 : 0;
     kvt_fault_run(&fault, i < named ? KVG(recipe_name)(i) : others[i - named]);
   }
+  kvt_fault_run_others(&fault);
   CHECK(heap.failed > 1000);
   CHECK(heap.blocks == 0 && heap.bytes == 0);
   misaligned();

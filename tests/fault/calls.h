@@ -14,7 +14,9 @@ typedef struct kvt_fault {
   int sees_everything;                /* 0: only what goes through the allocator table */
 } kvt_fault;
 
-/* All calls on a cache of this recipe. */
+/* The calls whose work depends on the recipe, on caches of this one. */
 void kvt_fault_run(const kvt_fault *fault, const char *recipe);
+/* All others. */
+void kvt_fault_run_others(const kvt_fault *fault);
 
 #endif /* KVGEAR_TESTS_FAULT_CALLS_H_ */

@@ -151,6 +151,7 @@ int main(void) {
   CHECK(disarm() == 1); /* the stand-in is in place, also for operator new */
   KVG(runtime_destroy)(runtime);
   for (i = 0; i < sizeof(recipes) / sizeof(recipes[0]); i++) kvt_fault_run(&fault, recipes[i]);
+  kvt_fault_run_others(&fault);
   no_threads();
   threads_without_memory();
   CHECK(refused > 500);
