@@ -93,48 +93,23 @@ HWY_INLINE void StoreKeysAsHalf(I16 keys, uint16_t* p) {
   hn::StoreU(hn::BitCast(U16Tag(), hn::Or(hn::Abs(keys), sign)), U16Tag(), p);
 }
 
-// Sums of squares, in fp64.
-class SquareSum {
+// A sum in fp64 of vectors of fp32.
+class WideSum {
  public:
-  HWY_INLINE SquareSum() : low_(hn::Zero(F64Tag())), high_(hn::Zero(F64Tag())) {}
+  HWY_INLINE WideSum() : low_(hn::Zero(F64Tag())), high_(hn::Zero(F64Tag())) {}
 
-  // n: a multiple of kF32Lanes. A few squares are summed in fp32 at first: a relative error of
-  // 1e-6 at most, which does for the error of a segment.
-  HWY_INLINE void Add(const float* p, size_t n) {
-    F32 sum = hn::Zero(F32Tag());
-    for (size_t i = 0; i < n; i += kF32Lanes) {
-      const F32 v = hn::LoadU(F32Tag(), p + i);
-      sum = hn::MulAdd(v, v, sum);
-    }
-    AddVector(sum);
+  HWY_INLINE void Add(F32 v) {
+    low_ = hn::Add(low_, hn::PromoteTo(F64Tag(), hn::LowerHalf(HalfTag(), v)));
+    high_ = hn::Add(high_, hn::PromoteTo(F64Tag(), hn::UpperHalf(HalfTag(), v)));
   }
-
-  // Any n. The square of an fp16 number is exact in fp32.
-  HWY_INLINE void AddHalves(const uint16_t* p, size_t n) {
-    size_t i = 0;
-    for (; i + kF32Lanes <= n; i += kF32Lanes) {
-      const F32 v = LoadHalf(p + i);
-      AddVector(hn::Mul(v, v));
-    }
-    for (; i < n; ++i) {
-      const double v = static_cast<double>(F16ToF32(p[i]));
-      rest_ += v * v;
-    }
-  }
-
   HWY_INLINE double Total() const {
-    return rest_ + hn::GetLane(hn::SumOfLanes(F64Tag(), hn::Add(low_, high_)));
+    return hn::GetLane(hn::SumOfLanes(F64Tag(), hn::Add(low_, high_)));
   }
 
  private:
   using HalfTag = hn::Half<F32Tag>;
   using F64Tag = hn::Rebind<double, HalfTag>;
-  HWY_INLINE void AddVector(F32 v) {
-    low_ = hn::Add(low_, hn::PromoteTo(F64Tag(), hn::LowerHalf(HalfTag(), v)));
-    high_ = hn::Add(high_, hn::PromoteTo(F64Tag(), hn::UpperHalf(HalfTag(), v)));
-  }
   hn::Vec<F64Tag> low_, high_;
-  double rest_ = 0;
 };
 
 }  // namespace kvg::cpu::HWY_NAMESPACE::codec

@@ -173,6 +173,37 @@ HWY_INLINE void PairsToRowsK(const TilePairs& pairs, TileRows* rows) {
   }
 }
 
+// V side: a word holds the codes of two neighbouring tokens.
+HWY_INLINE void RowsToPairsV(const TileRows& rows, TilePairs* pairs) {
+  const U32Tag du;
+  const U16OfF32Tag du16;
+  const auto* codes = reinterpret_cast<const uint16_t*>(rows.code);
+  for (size_t p = 0; p < kTilePairs; ++p) {
+    for (size_t lane = 0; lane < kTileLanes; lane += kF32Lanes) {
+      const uint16_t* const even = codes + 2 * p * kTileLanes + lane;
+      const U32 low = hn::PromoteTo(du, hn::Load(du16, even));
+      const U32 high = hn::PromoteTo(du, hn::Load(du16, even + kTileLanes));
+      hn::Store(hn::Or(low, hn::ShiftLeft<16>(high)), du, pairs->word + p * kTileLanes + lane);
+    }
+  }
+}
+
+HWY_INLINE void PairsToRowsV(const TilePairs& pairs, TileRows* rows) {
+  const U32Tag du;
+  const I32Tag di;
+  const I16OfF32Tag di16;
+  for (size_t p = 0; p < kTilePairs; ++p) {
+    for (size_t lane = 0; lane < kTileLanes; lane += kF32Lanes) {
+      const U32 word = hn::Load(du, pairs.word + p * kTileLanes + lane);
+      const I32 low = hn::BitCast(di, hn::And(word, hn::Set(du, 0xFFFFu)));
+      const I32 high = hn::BitCast(di, hn::ShiftRight<16>(word));
+      int16_t* const even = rows->code + 2 * p * kTileLanes + lane;
+      hn::Store(hn::DemoteTo(di16, low), di16, even);
+      hn::Store(hn::DemoteTo(di16, high), di16, even + kTileLanes);
+    }
+  }
+}
+
 }  // namespace kvg::cpu::HWY_NAMESPACE::codec
 HWY_AFTER_NAMESPACE();
 #endif  // KVG_CPU_TARGET

@@ -37,7 +37,7 @@ struct LowRankTask {
   const float* residual;
   uint64_t tokens;
   uint32_t head_dim;
-  double* work;
+  float* work;
   uint16_t* a;
   uint64_t a_stride;
   uint16_t* b;

@@ -21,7 +21,7 @@ using ops::kTileDirs;
 // Parts of the scratch memory, as byte offsets.
 struct Layout {
   uint64_t residual;  // float  [tokens][head_dim], of one head
-  uint64_t factors;   // double [rank][tokens + head_dim]
+  uint64_t factors;   // float  [rank][tokens + head_dim]
   uint64_t order;     // uint32 [longest outlier vector]
   uint64_t outlier;   // uint8  [kv_heads][tokens][head_dim]
   uint64_t bytes;
@@ -34,7 +34,7 @@ Layout LayoutOf(const ops::SealArgs& args, const ops::SealOut& out) {
   if (spec.rank > 0) {
     layout.factors = aligned(args.tokens * out.head_dim * sizeof(float));
     layout.order = aligned(layout.factors +
-                           spec.rank * (args.tokens + out.head_dim) * sizeof(double));
+                           spec.rank * (args.tokens + out.head_dim) * sizeof(float));
   }
   layout.outlier = layout.order;
   layout.bytes = layout.order;
@@ -93,7 +93,7 @@ class Sealer {
     auto* const scratch = static_cast<uint8_t*>(args.scratch);
     if (spec_.rank > 0) {
       residual_ = reinterpret_cast<float*>(scratch + layout.residual);
-      factors_ = reinterpret_cast<double*>(scratch + layout.factors);
+      factors_ = reinterpret_cast<float*>(scratch + layout.factors);
     }
     if (spec_.outliers > 0) {
       order_ = reinterpret_cast<uint32_t*>(scratch + layout.order);
@@ -301,7 +301,7 @@ class Sealer {
   ops::SealOut& out_;
   const ops::Piece piece_;
   float* residual_ = nullptr;
-  double* factors_ = nullptr;
+  float* factors_ = nullptr;
   uint32_t* order_ = nullptr;
   uint8_t* outlier_ = nullptr;
 };
