@@ -1,0 +1,369 @@
+// Scores and values of one piece within a chunk: folds scales into queries and weights, then runs
+// the kernels of the piece's kind. Included by attend.cc only, once per target.
+#if defined(KVGEAR_KERNELS_CPU_ATTEND_PIECES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef KVGEAR_KERNELS_CPU_ATTEND_PIECES_INL_H_
+#undef KVGEAR_KERNELS_CPU_ATTEND_PIECES_INL_H_
+#else
+#define KVGEAR_KERNELS_CPU_ATTEND_PIECES_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/attend_base-inl.h"
+#include "kernels/cpu/attend_codes-inl.h"
+#include "kernels/cpu/attend_parts-inl.h"
+#include "kernels/cpu/attend_rows-inl.h"
+#include "kernels/ops.h"
+
+#if KVG_CPU_TARGET
+HWY_BEFORE_NAMESPACE();
+#if KVG_CPU_VNNI
+KVG_CPU_VNNI_BEGIN
+#endif
+namespace kvg::cpu::HWY_NAMESPACE::attend {
+
+// Tiles of equal width: [begin, end) of a head's, and the bytes of the tiles before them.
+struct WidthRun {
+  size_t begin, end, offset, width;
+};
+
+// Calls f for each run of equal width within tiles [begin, end); `offset` is that of tile `begin`.
+// Returns the offset of tile `end`.
+template <typename F>
+HWY_INLINE size_t ForWidthRuns(const uint8_t* widths, size_t begin, size_t end, size_t offset,
+                               const F& f) {
+  while (begin < end) {
+    const size_t width = widths[begin];
+    size_t stop = begin + 1;
+    while (stop < end && widths[stop] == width) ++stop;
+    f(WidthRun{begin, stop, offset, width});
+    offset += (stop - begin) * width * kRowBytes;
+    begin = stop;
+  }
+  return offset;
+}
+
+inline const uint8_t* RegionWidths(const Region& region) {
+  return region.piece->widths + region.head * (region.piece->dirs / ops::kTileDirs);
+}
+inline const uint8_t* RegionCodes(const Region& region) {
+  return region.piece->codes + region.piece->codes_head[region.head] +
+         region.first_block() * region.piece->codes_block[region.head];
+}
+
+// Token axis: tiles that share the scale of a token.
+inline size_t GroupTiles(const ops::Piece& piece) {
+  const size_t tiles = piece.dirs / ops::kTileDirs;
+  return piece.group >= piece.head_dim ? tiles : piece.group / ops::kTileDirs;
+}
+
+// ---------------------------------------------------------------------------------------- scores
+
+// Scores are sums of codes times rounded queries. What rounding takes away is made good as if each
+// code were the middle one, which leaves a third of the error or less.
+inline float MiddleCode(size_t width) { return 0.5f * static_cast<float>((1u << width) - 1); }
+
+// Channel axis: the scale of a group of tokens is folded into the query, of which there is then a
+// 16-bit copy for each group. Tiles of one width have a unit of their own, from the largest scales
+// in the region: the fewer bits, the larger are scales, and wider codes would suffer.
+template <size_t kRows>
+void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& tiles,
+                      Temporaries& temp, float* scores) {
+  const DF df;
+  const ops::Piece& piece = *region.piece;
+  const size_t dirs = (tiles.end - tiles.begin) * ops::kTileDirs;
+  const size_t first_dir = tiles.begin * ops::kTileDirs;
+  const size_t first_group = region.begin / piece.group;
+  const size_t last_group = (region.begin + region.tokens - 1) / piece.group;
+  const size_t head_scales = region.head * piece.scale_head_stride + first_dir;
+  const uint16_t* const scales = piece.scale + head_scales;
+  const uint16_t* const minima = piece.minimum + head_scales;
+
+  VF bound[kRows];
+  Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { bound[r] = hn::Zero(df); });
+  for (size_t d = 0; d < dirs; d += kN) {
+    VF most = hn::Zero(df);
+    for (size_t g = first_group; g <= last_group; ++g) {
+      most = hn::Max(most, LoadF16(scales + g * piece.scale_group_stride + d));
+    }
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+      const VF q = hn::Load(df, tile.q[r] + first_dir + d);
+      bound[r] = hn::Max(bound[r], hn::Mul(most, hn::Abs(q)));
+    });
+  }
+  ScoreRun run;
+  float rest_unit[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    const Quant quant = QuantFor(MaxLanes(bound[r]));
+    run.mul[r] = quant.step;
+    rest_unit[r] = quant.step * MiddleCode(tiles.width);
+    const VF inverse = hn::Set(df, quant.inverse);
+    for (size_t d = 0; d < dirs; d += kN) {
+      const VF q = hn::Load(df, tile.q[r] + first_dir + d);
+      hn::Store(hn::Mul(q, inverse), df, temp.scaled_q[r] + d);
+    }
+    if (kN == 16) hn::Store(hn::Zero(df), df, temp.scaled_q[r] + dirs);  // behind an odd tile
+  }
+
+  run.block_bytes = piece.codes_block[region.head];
+  run.first_tile = 0;
+  run.tiles = tiles.end - tiles.begin;
+  run.pairs = temp.pairs[0];
+  run.scale = nullptr;
+  const uint8_t* const codes = RegionCodes(region) + tiles.offset;
+  for (size_t g = first_group; g <= last_group; ++g) {
+    const uint16_t* const scale = scales + g * piece.scale_group_stride;
+    const uint16_t* const minimum = minima + g * piece.scale_group_stride;
+    VF dots[kRows];
+    VF rests[kRows];
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { dots[r] = rests[r] = hn::Zero(df); });
+    for (size_t d = 0; d < dirs; d += 2 * kN) {
+      const bool two = kN < 16 || d + kN < dirs;
+      const VF scale0 = LoadF16(scale + d);
+      const VF scale1 = two ? LoadF16(scale + d + kN) : hn::Zero(df);
+      const VF minimum0 = LoadF16(minimum + d);
+      const VF minimum1 = two ? LoadF16(minimum + d + kN) : hn::Zero(df);
+      Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+        const Rests rest = StorePairs(hn::Mul(hn::Load(df, temp.scaled_q[r] + d), scale0),
+                                      hn::Mul(hn::Load(df, temp.scaled_q[r] + d + kN), scale1),
+                                      temp.pairs[r] + d / 2);
+        rests[r] = hn::Add(rests[r], hn::Add(rest.first, rest.second));
+        const float* const q = tile.q[r] + first_dir + d;
+        dots[r] = hn::MulAdd(hn::Load(df, q), minimum0, dots[r]);
+        dots[r] = hn::MulAdd(hn::Load(df, q + kN), minimum1, dots[r]);
+      });
+    }
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+      run.add[r] = SumLanes(hn::MulAdd(rests[r], hn::Set(df, rest_unit[r]), dots[r]));
+    });
+    const size_t begin = std::max(g * piece.group, region.begin) - region.begin;
+    const size_t end = std::min((g + 1) * piece.group - region.begin, region.padded());
+    run.blocks = (end - begin) / ops::kBlockTokens;
+    run.scores = scores + begin;
+    run.codes = codes + begin / ops::kBlockTokens * run.block_bytes;
+    AddScores<kRows>(tiles.width, run);
+  }
+}
+
+// Sums of a query, and of what rounding took away, over groups of directions.
+inline void SumQueryGroups(size_t group_tiles, size_t tiles, Tile& tile, size_t r) {
+  const DF df;
+  const float step = tile.q_step[r];
+  const VF inverse = hn::Set(df, step > 0 ? 1.0f / step : 0.0f);
+  for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
+    const size_t end = std::min(first + group_tiles, tiles) * ops::kTileDirs;
+    VF sum = hn::Zero(df);
+    VF rest = hn::Zero(df);
+    for (size_t d = first * ops::kTileDirs; d < end; d += kN) {
+      const VF q = hn::Load(df, tile.q[r] + d);
+      const VF x = hn::Mul(q, inverse);
+      sum = hn::Add(sum, q);
+      rest = hn::Add(rest, hn::Sub(x, hn::Round(x)));
+    }
+    tile.q_group_sum[r][g] = SumLanes(sum);
+    tile.q_group_rest[r][g] = SumLanes(rest) * step;
+  }
+}
+
+// Token axis: the query as it is; a token's scale multiplies the sum over its group of directions.
+template <size_t kRows>
+void AddTokenScores(const Region& region, Tile& tile, float* scores) {
+  const ops::Piece& piece = *region.piece;
+  const size_t tiles = piece.dirs / ops::kTileDirs;
+  const size_t group_tiles = GroupTiles(piece);
+  if (tile.q_sum_group != piece.group) {
+    tile.q_sum_group = piece.group;
+    for (size_t r = 0; r < kRows; ++r) SumQueryGroups(group_tiles, tiles, tile, r);
+  }
+  ScoreRun run;
+  run.block_bytes = piece.codes_block[region.head];
+  run.blocks = region.blocks;
+  run.pairs = tile.q_pairs[0];
+  run.scores = scores;
+  for (size_t r = 0; r < kRows; ++r) run.mul[r] = tile.q_step[r];
+  const uint8_t* const codes = RegionCodes(region);
+  size_t offset = 0;
+  for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
+    const size_t at =
+        region.head * piece.scale_head_stride + g * piece.scale_group_stride + region.begin;
+    run.scale = piece.scale + at;
+    run.minimum = piece.minimum + at;
+    const float middle = MiddleCode(RegionWidths(region)[first]);  // one width in a group
+    for (size_t r = 0; r < kRows; ++r) {
+      run.add[r] = tile.q_group_sum[r][g];
+      run.rest[r] = tile.q_group_rest[r][g] * middle;
+    }
+    offset = ForWidthRuns(RegionWidths(region), first, std::min(first + group_tiles, tiles), offset,
+                          [&](const WidthRun& width_run) {
+                            run.codes = codes + width_run.offset;
+                            run.first_tile = width_run.begin;
+                            run.tiles = width_run.end - width_run.begin;
+                            AddScores<kRows>(width_run.width, run);
+                          });
+  }
+}
+
+// Scores of a region; `scores` is at its first token. Writes the scores of whole blocks.
+template <size_t kRows>
+void CodeScores(const Region& region, Tile& tile, Temporaries& temp, float* scores) {
+  StartScores<kRows>(region, tile, scores);
+  if (region.piece->axis == ops::kAxisChannel) {
+    ForWidthRuns(
+        RegionWidths(region), 0, region.piece->dirs / ops::kTileDirs, 0,
+        [&](const WidthRun& tiles) { AddChannelScores<kRows>(region, tile, tiles, temp, scores); });
+  } else {
+    AddTokenScores<kRows>(region, tile, scores);
+  }
+  AddSparseScores<kRows>(region, tile, temp, scores);
+}
+
+// ---------------------------------------------------------------------------------------- values
+
+// The weights of a region, scaled so that the largest of the chunk is kQuantMax, zero behind its
+// tokens.
+template <size_t kRows>
+void ScaleWeights(const Region& region, const float* weights, const Quant* quant,
+                  Temporaries& temp) {
+  const DF df;
+  for (size_t r = 0; r < kRows; ++r) {
+    const VF inverse = hn::Set(df, quant[r].inverse);
+    for (size_t t = 0; t < region.padded(); t += kN) {
+      const VF w = hn::Mul(hn::LoadU(df, weights + r * kScoreStride + t), inverse);
+      hn::Store(w, df, temp.weights[r] + t);
+    }
+    std::fill(temp.weights[r] + region.tokens, temp.weights[r] + region.padded(), 0.0f);
+  }
+}
+
+// Token axis: the scales of a group of directions are folded into the weights, of which there is
+// then a 16-bit copy for each group.
+template <size_t kRows>
+void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Temporaries& temp) {
+  const DF df;
+  const ops::Piece& piece = *region.piece;
+  const size_t tiles = piece.dirs / ops::kTileDirs;
+  const size_t group_tiles = GroupTiles(piece);
+  ValueRun run;
+  run.block_bytes = piece.codes_block[region.head];
+  run.blocks = region.blocks;
+  run.pairs = temp.pairs[0];
+  run.scale = nullptr;
+  const uint8_t* const codes = RegionCodes(region);
+  size_t offset = 0;
+  for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
+    const size_t at =
+        region.head * piece.scale_head_stride + g * piece.scale_group_stride + region.begin;
+    const uint16_t* const scale = piece.scale + at;
+    const uint16_t* const minimum = piece.minimum + at;
+    VF most = hn::Zero(df);
+    for (size_t t = 0; t < region.padded(); t += kN) {
+      const VF s = LoadF16(scale + t);
+      hn::Store(s, df, temp.scale + t);
+      // Slots behind the valid tokens may hold scales of tokens that were taken back.
+      const VF valid =
+          hn::IfThenElseZero(hn::FirstN(df, region.tokens > t ? region.tokens - t : 0), s);
+      most = hn::Max(most, valid);
+    }
+    const float largest = MaxLanes(most);
+    const VF inverse = hn::Set(df, largest > 0.0f ? 1.0f / largest : 0.0f);
+    VF sums[kRows];
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { sums[r] = hn::Zero(df); });
+    for (size_t t = 0; t < region.padded(); t += 2 * kN) {
+      const VF scale0 = hn::Mul(hn::Load(df, temp.scale + t), inverse);
+      const VF scale1 = hn::Mul(hn::Load(df, temp.scale + t + kN), inverse);
+      const VF minimum0 = LoadF16(minimum + t);
+      const VF minimum1 = LoadF16(minimum + t + kN);
+      Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+        const VF w0 = hn::Load(df, temp.weights[r] + t);
+        const VF w1 = hn::Load(df, temp.weights[r] + t + kN);
+        StorePairs(hn::Mul(w0, scale0), hn::Mul(w1, scale1), temp.pairs[r] + t / 2);
+        sums[r] = hn::MulAdd(w0, minimum0, sums[r]);
+        sums[r] = hn::MulAdd(w1, minimum1, sums[r]);
+      });
+    }
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+      run.mul[r] = quant[r].step * largest;
+      run.add[r] = quant[r].step * SumLanes(sums[r]);
+    });
+    offset = ForWidthRuns(RegionWidths(region), first, std::min(first + group_tiles, tiles), offset,
+                          [&](const WidthRun& width_run) {
+                            run.codes = codes + width_run.offset;
+                            run.tiles = width_run.end - width_run.begin;
+                            run.acc = tile.acc[0] + width_run.begin * ops::kTileDirs;
+                            AddValues<kRows>(width_run.width, run);
+                          });
+  }
+}
+
+// Channel axis: the weights as they are; a direction's scale multiplies the sum over its group.
+template <size_t kRows>
+void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temporaries& temp) {
+  const DF df;
+  const ops::Piece& piece = *region.piece;
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t t = 0; t < region.padded(); t += 2 * kN) {
+      StorePairs(hn::Load(df, temp.weights[r] + t), hn::Load(df, temp.weights[r] + t + kN),
+                 temp.pairs[r] + t / 2);
+    }
+  }
+  ValueRun run;
+  run.block_bytes = piece.codes_block[region.head];
+  for (size_t r = 0; r < kRows; ++r) run.mul[r] = quant[r].step;
+  const uint8_t* const codes = RegionCodes(region);
+  for (size_t begin = 0; begin < region.padded();) {
+    const size_t g = (region.begin + begin) / piece.group;
+    const size_t end = std::min((g + 1) * piece.group - region.begin, region.padded());
+    for (size_t r = 0; r < kRows; ++r) {
+      VF sum = hn::Zero(df);
+      for (size_t t = begin; t < end; t += kN) {
+        sum = hn::Add(sum, hn::Load(df, temp.weights[r] + t));
+      }
+      run.add[r] = quant[r].step * SumLanes(sum);
+    }
+    run.blocks = (end - begin) / ops::kBlockTokens;
+    run.pairs = temp.pairs[0] + begin / 2;
+    const size_t at = region.head * piece.scale_head_stride + g * piece.scale_group_stride;
+    const uint8_t* const group_codes = codes + begin / ops::kBlockTokens * run.block_bytes;
+    ForWidthRuns(RegionWidths(region), 0, piece.dirs / ops::kTileDirs, 0,
+                 [&](const WidthRun& width_run) {
+                   const size_t direction = width_run.begin * ops::kTileDirs;
+                   run.codes = group_codes + width_run.offset;
+                   run.tiles = width_run.end - width_run.begin;
+                   run.acc = tile.acc[0] + direction;
+                   run.scale = piece.scale + at + direction;
+                   run.minimum = piece.minimum + at + direction;
+                   AddValues<kRows>(width_run.width, run);
+                 });
+    begin = end;
+  }
+}
+
+// Adds the values of a region; `weights` is at its first token.
+template <size_t kRows>
+void CodeValues(const Region& region, const float* weights, Tile& tile, Temporaries& temp) {
+  Quant quant[kRows];
+  float unit[kRows];
+  for (size_t r = 0; r < kRows; ++r) {
+    quant[r] = QuantFor(temp.weight_max[r]);
+    unit[r] = quant[r].step;
+  }
+  ScaleWeights<kRows>(region, weights, quant, temp);
+  if (region.piece->axis == ops::kAxisChannel) {
+    AddChannelValues<kRows>(region, quant, tile, temp);
+  } else {
+    AddTokenValues<kRows>(region, quant, tile, temp);
+  }
+  AddLowRankValues<kRows>(region, temp.weights[0], unit, tile);
+  AddSparseValues<kRows>(region, temp.weights[0], unit, tile, temp);
+}
+
+}  // namespace kvg::cpu::HWY_NAMESPACE::attend
+#if KVG_CPU_VNNI
+KVG_CPU_VNNI_END
+#endif
+HWY_AFTER_NAMESPACE();
+#endif  // KVG_CPU_TARGET
+
+#endif  // KVGEAR_KERNELS_CPU_ATTEND_PIECES_INL_H_
