@@ -12,7 +12,7 @@ functions! {
     /// Returns "major.minor.patch", a static string.
     fn kvg_version_string() -> *const c_char;
 
-    /// Returns the name of a status, such as "[`KVG_E_INVALID`]"; a static string, never NULL.
+    /// Returns the name of a status, such as "[`KVG_E_INVALID`](crate::KVG_E_INVALID)"; a static string, never NULL.
     fn kvg_status_string(status: kvg_status) -> *const c_char;
 
     /// Sets struct_size and zeroes the rest. NULL is ignored.
@@ -22,9 +22,9 @@ functions! {
     fn kvg_runtime_options_init(options: *mut kvg_runtime_options);
 
     /// Creates a runtime. options may be NULL (all defaults).
-    /// [`KVG_E_BACKEND`] if the device is not to be had (the sentence says what is missing).
+    /// [`KVG_E_BACKEND`](crate::KVG_E_BACKEND) if the device is not to be had (the sentence says what is missing).
     ///
-    /// * `out`: the runtime. Destroy with [`kvg_runtime_destroy`].
+    /// * `out`: the runtime. Destroy with [`kvg_runtime_destroy`](crate::kvg_runtime_destroy).
     fn kvg_runtime_create(options: *const kvg_runtime_options, out: *mut *mut kvg_runtime, err: *mut kvg_error) -> kvg_status;
 
     /// Ends the caller's handle. The runtime itself lives until its last cache is destroyed.
@@ -32,7 +32,7 @@ functions! {
 
     /// Sets (or with NULL removes) the log sink. May be called at any time from any thread. When the
     /// call returns, the former sink is not running and is never called again; so a sink must not call
-    /// [`kvg_runtime_set_log`].
+    /// [`kvg_runtime_set_log`](crate::kvg_runtime_set_log).
     fn kvg_runtime_set_log(runtime: *mut kvg_runtime, r#fn: kvg_log_fn, user: *mut c_void, err: *mut kvg_error) -> kvg_status;
 
     /// Writes a line such as "cpu AVX3_ZEN4, 1 worker thread, no budget": for logs and bug reports, not
@@ -49,7 +49,7 @@ functions! {
     /// Returns how many named recipes there are.
     fn kvg_recipe_count() -> u32;
 
-    /// Returns the name of recipe `index`, or NULL when index \>= [`kvg_recipe_count`]. Static string.
+    /// Returns the name of recipe `index`, or NULL when index \>= [`kvg_recipe_count`](crate::kvg_recipe_count). Static string.
     fn kvg_recipe_name(index: u32) -> *const c_char;
 
     /// Returns one sentence on recipe `index`, or NULL when out of range. Static string.
@@ -71,7 +71,7 @@ functions! {
     /// layers or ranges of layers, each behind a semicolon: "gear-2;0-1:int8;7:fp16,window=128". Layers
     /// count from 0; where overrides name a layer twice the last one holds.
     ///
-    /// * `out`: the plan. Destroy with [`kvg_plan_destroy`].
+    /// * `out`: the plan. Destroy with [`kvg_plan_destroy`](crate::kvg_plan_destroy).
     fn kvg_plan_create(shape: *const kvg_shape, recipes: *const c_char, out: *mut *mut kvg_plan, err: *mut kvg_error) -> kvg_status;
 
     /// Ends the caller's handle. The plan itself lives until its last cache is destroyed.
@@ -80,24 +80,24 @@ functions! {
     /// Copies the shape. out-\>struct_size must be set.
     fn kvg_plan_shape(plan: *const kvg_plan, out: *mut kvg_shape, err: *mut kvg_error) -> kvg_status;
 
-    /// Writes the canonical recipe text of one layer; buffer rules as in [`kvg_recipe_canonical`].
+    /// Writes the canonical recipe text of one layer; buffer rules as in [`kvg_recipe_canonical`](crate::kvg_recipe_canonical).
     fn kvg_plan_recipe(plan: *const kvg_plan, layer: u32, text: *mut c_char, text_len: usize, needed: *mut usize, err: *mut kvg_error) -> kvg_status;
 
     /// Creates an empty cache.
     ///
-    /// * `out`: the cache. Destroy with [`kvg_cache_destroy`].
+    /// * `out`: the cache. Destroy with [`kvg_cache_destroy`](crate::kvg_cache_destroy).
     fn kvg_cache_create(runtime: *mut kvg_runtime, plan: *const kvg_plan, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
 
     /// Ends the cache and frees what no fork shares.
     fn kvg_cache_destroy(cache: *mut kvg_cache);
 
-    /// Sets struct_size, dtype [`KVG_F16`] and zeroes the rest. NULL is ignored.
+    /// Sets struct_size, dtype [`KVG_F16`](crate::KVG_F16) and zeroes the rest. NULL is ignored.
     fn kvg_append_desc_init(desc: *mut kvg_append_desc);
 
     /// Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
     /// uncompressed tokens are sealed (compressed, once and for good) in the same call.
     /// Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
-    /// [`KVG_E_NONFINITE`].
+    /// [`KVG_E_NONFINITE`](crate::KVG_E_NONFINITE).
     /// Cost: O(tokens), amortised.
     ///
     /// * `k`: keys, \[tokens, kv_heads, head_dim\] of desc-\>dtype, strided as desc says
@@ -105,18 +105,18 @@ functions! {
     /// * `v`: values, likewise
     fn kvg_cache_append(cache: *mut kvg_cache, layer: u32, k: *const c_void, k_bytes: usize, v: *const c_void, v_bytes: usize, desc: *const kvg_append_desc, err: *mut kvg_error) -> kvg_status;
 
-    /// Sets struct_size, [`KVG_F16`] queries and output, one causal query, and zeroes the rest.
+    /// Sets struct_size, [`KVG_F16`](crate::KVG_F16) queries and output, one causal query, and zeroes the rest.
     fn kvg_attend_desc_init(desc: *mut kvg_attend_desc);
 
     /// Attention of the newest tokens' queries over one layer, on the compressed form. Append the keys
     /// and values of these tokens first.
     /// out\[i, h\] = sum over t of softmax_t(scale \* q\[i, h\] . k\[t, h / group\]) v\[t, h / group\], with
     /// group = q_heads / kv_heads. The sum is over the tokens that query i sees: at least its own, for
-    /// a layer with fewer tokens than queries is refused with [`KVG_E_INVALID`].
+    /// a layer with fewer tokens than queries is refused with [`KVG_E_INVALID`](crate::KVG_E_INVALID).
     /// Cost: O(tokens); no memory is kept.
     ///
     /// * `q`: queries after rotary embedding, \[queries, q_heads, head_dim\] of desc-\>q_dtype. They are not checked: NaN or infinity in a query spoils that query's results.
-    /// * `q_bytes`: bytes from q to the end of the buffer, as k_bytes of [`kvg_cache_append`]
+    /// * `q_bytes`: bytes from q to the end of the buffer, as k_bytes of [`kvg_cache_append`](crate::kvg_cache_append)
     /// * `out`: result, \[queries, q_heads, head_dim\] of desc-\>out_dtype. The memory from its first to its last element must not overlap that of q; no row may overlap another. Results beyond the range of out_dtype are rounded to infinity as IEEE says.
     fn kvg_cache_attend(cache: *const kvg_cache, layer: u32, q: *const c_void, q_bytes: usize, out: *mut c_void, out_bytes: usize, desc: *const kvg_attend_desc, err: *mut kvg_error) -> kvg_status;
 
@@ -128,8 +128,8 @@ functions! {
     fn kvg_cache_length(cache: *const kvg_cache, layer: u32, tokens: *mut u64, err: *mut kvg_error) -> kvg_status;
 
     /// Shortens a layer, or all of them, to `tokens`. Exact where the length lies in the uncompressed
-    /// window or at the edge of a sealed segment of both K and V; elsewhere refused with [`KVG_E_INVALID`]
-    /// and the nearest lengths below and above in the message. With [`KVG_ALL_LAYERS`] layers that are
+    /// window or at the edge of a sealed segment of both K and V; elsewhere refused with [`KVG_E_INVALID`](crate::KVG_E_INVALID)
+    /// and the nearest lengths below and above in the message. With [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS) layers that are
     /// already shorter keep their length, and either every layer is shortened or none.
     fn kvg_cache_truncate(cache: *mut kvg_cache, layer: u32, tokens: u64, err: *mut kvg_error) -> kvg_status;
 
@@ -139,13 +139,13 @@ functions! {
     /// Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
     /// Cost: independent of the number of sealed tokens but for one pointer per segment.
     ///
-    /// * `out`: the fork. Destroy with [`kvg_cache_destroy`].
+    /// * `out`: the fork. Destroy with [`kvg_cache_destroy`](crate::kvg_cache_destroy).
     fn kvg_cache_fork(cache: *const kvg_cache, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
 
     /// Sets struct_size and zeroes the rest. NULL is ignored.
     fn kvg_stats_init(stats: *mut kvg_stats);
 
-    /// Fills in the statistics of one layer or of [`KVG_ALL_LAYERS`], for one side or both.
+    /// Fills in the statistics of one layer or of [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS), for one side or both.
     /// stats-\>struct_size must be set. Cost: O(segments).
     fn kvg_cache_stats(cache: *const kvg_cache, layer: u32, side: kvg_side, stats: *mut kvg_stats, err: *mut kvg_error) -> kvg_status;
 }

@@ -10,7 +10,7 @@ pub const KVG_VERSION_MINOR: u32 = 1;
 
 pub const KVG_VERSION_PATCH: u32 = 0;
 
-/// ABI version of this header; a library serves every version from [`kvg_abi_min`] to [`kvg_abi_version`].
+/// ABI version of this header; a library serves every version from [`kvg_abi_min`](crate::kvg_abi_min) to [`kvg_abi_version`](crate::kvg_abi_version).
 pub const KVG_ABI_VERSION: u32 = 1;
 
 /// Result of every fallible call; one of enum `kvg_status_code`. Fixed width.
@@ -77,7 +77,7 @@ pub type kvg_side = u32;
 
 pub const KVG_SIDE_K: kvg_side = 0;
 pub const KVG_SIDE_V: kvg_side = 1;
-/// only for [`kvg_cache_stats`]
+/// only for [`kvg_cache_stats`](crate::kvg_cache_stats)
 pub const KVG_SIDE_BOTH: kvg_side = 2;
 
 /// Severity of a log line; one of enum `kvg_log_level_value`.
@@ -112,18 +112,18 @@ pub struct kvg_allocator {
     pub release: Option<unsafe extern "C" fn(user: *mut c_void, ptr: *mut c_void, size: usize, alignment: usize)>,
 }
 
-/// What [`kvg_runtime_create`] needs to know.
+/// What [`kvg_runtime_create`](crate::kvg_runtime_create) needs to know.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct kvg_runtime_options {
     pub struct_size: u32,
-    /// default [`KVG_CPU`]; never changed in silence
+    /// default [`KVG_CPU`](crate::KVG_CPU); never changed in silence
     pub device: kvg_device,
     /// ordinal of the device, 0 for the CPU
     pub device_id: u32,
     /// worker threads beside the caller's, 0 to 1024
     pub threads: u32,
-    /// most bytes that all caches may hold, see [`kvg_runtime_memory`]
+    /// most bytes that all caches may hold, see [`kvg_runtime_memory`](crate::kvg_runtime_memory)
     pub memory_budget: u64,
     /// copied; NULL = the system's. Host memory of caches comes from it
     pub allocator: *const kvg_allocator,
@@ -163,7 +163,7 @@ pub struct kvg_cache {
     _marker: core::marker::PhantomData<(*mut u8, core::marker::PhantomPinned)>,
 }
 
-/// How the tensors given to [`kvg_cache_append`] lie in memory. Shapes are \[tokens, kv_heads, head_dim\];
+/// How the tensors given to [`kvg_cache_append`](crate::kvg_cache_append) lie in memory. Shapes are \[tokens, kv_heads, head_dim\];
 /// strides are in elements, as in DLPack, and may be negative. When the three strides of a tensor
 /// are all 0 it is contiguous in that order.
 #[repr(C)]
@@ -185,7 +185,7 @@ pub struct kvg_append_desc {
     pub stream: *mut c_void,
 }
 
-/// What [`kvg_cache_attend`] is to compute. Query and output shapes are \[queries, q_heads, head_dim\].
+/// What [`kvg_cache_attend`](crate::kvg_cache_attend) is to compute. Query and output shapes are \[queries, q_heads, head_dim\].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct kvg_attend_desc {
@@ -215,7 +215,7 @@ pub struct kvg_attend_desc {
 
 /// Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
 /// layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
-/// only [`KVG_ALL_LAYERS`] with [`KVG_SIDE_BOTH`] counts. That sum is what [`kvg_runtime_memory`] counts for the
+/// only [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS) with [`KVG_SIDE_BOTH`](crate::KVG_SIDE_BOTH) counts. That sum is what [`kvg_runtime_memory`](crate::kvg_runtime_memory) counts for the
 /// cache; segments that forks share are counted once there, and in each of the forks here.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -108,11 +108,16 @@ unsafe extern "C" fn forward(user: *mut c_void, level: sys::kvg_log_level, messa
     let (sink, message) = unsafe { (&*user.cast::<Sink>(), CStr::from_ptr(message)) };
     let level = LogLevel::from_raw(level).unwrap_or(LogLevel::Error);
     let outer = IN_SINK.with(|inside| inside.replace(true));
-    let result = catch_unwind(AssertUnwindSafe(|| sink(level, &message.to_string_lossy())));
+    let mut result = catch_unwind(AssertUnwindSafe(|| sink(level, &message.to_string_lossy())));
     IN_SINK.with(|inside| inside.set(outer));
-    if let Err(payload) = result {
-        std::mem::forget(payload); // its drop might panic as well
+    for _ in 0..2 {
+        match result {
+            Ok(()) => return,
+            // The drop of what was thrown may throw as well.
+            Err(payload) => result = catch_unwind(AssertUnwindSafe(|| drop(payload))),
+        }
     }
+    std::mem::forget(result);
 }
 
 #[cfg(test)]

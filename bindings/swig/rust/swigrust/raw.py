@@ -80,7 +80,7 @@ def doc_lines(doc, links, indent=""):
 def links_of(interface):
     names = [d.name for d in interface.declarations if not isinstance(d, Enum)]
     names += [item for e in interface.of(Enum) for item, _ in e.items]
-    return {name: f"[`{name}`]" for name in names}
+    return {name: f"[`{name}`](crate::{name})" for name in names}
 
 
 def types(interface, docs):

@@ -82,9 +82,9 @@ class OfTheToy(unittest.TestCase):
 
     def test_functions(self):
         text = raw.functions(self.interface, self.docs)
-        self.assertIn("/// Returns a static string for [`KVG_LIMIT`].\n"
+        self.assertIn("/// Returns a static string for [`KVG_LIMIT`](crate::KVG_LIMIT).\n"
                       "    fn kvg_name(index: u32) -> *const c_char;", text)
-        self.assertIn("/// Makes a box; see [`kvg_box_weight`].\n    ///\n    /// * `out`: the box, at last\n"
+        self.assertIn("/// Makes a box; see [`kvg_box_weight`](crate::kvg_box_weight).\n    ///\n    /// * `out`: the box, at last\n"
                       "    fn kvg_box_create(shape: *const kvg_shape, out: *mut *mut kvg_box, "
                       "err: *mut kvg_error) -> kvg_status;", text)
         self.assertIn("    fn kvg_box_destroy(r#box: *mut kvg_box);", text)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What a call costs from Rust, linked and loaded at run time, beside the same call from C. Prints figures only.
+#   bindings/rust/bench.sh       KVGEAR_BUILD_DIR: where libkvgear.so was built, default build/dev
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$(cd "${KVGEAR_BUILD_DIR:-$root/build/dev}" && pwd)
+cd "$here"
+export KVGEAR_LIB_DIR=$build/capi KVGEAR_LIBRARY=$build/capi/libkvgear.so
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"${CC:-cc}" -O2 -I"$root/capi/include" kvgear/benches/overhead.c -o "$work/c" -L"$build/capi" -lkvgear \
+  -Wl,-rpath,"$build/capi"
+program() {  # NAME FEATURES: builds the benchmark and copies it
+  local path
+  path=$(cargo bench --no-run --quiet -p kvgear --bench overhead --features "$2" --message-format=json |
+         sed -n 's/.*"name":"overhead".*"executable":"\([^"]*\)".*/\1/p')
+  cp "$path" "$work/$1"
+}
+program rust ''
+program dlopen dlopen
+
+for _ in 1 2 3 4 5; do  # in turns, so that what else runs on the machine hits all of them
+  for name in c rust dlopen; do "$work/$name" | sed "s/^/$name /"; done
+done | awk '
+  { key = $1 " " $2; if (!(key in best) || $3 < best[key]) best[key] = $3 }
+  END {
+    printf "%-8s %14s %14s %14s   %s\n", "ns/call", "C", "Rust", "Rust, dlopen", "Rust to C"
+    for (i = split("attend length", calls, " "); i >= 1; i--) {
+      c = calls[i]
+      printf "%-8s %14.1f %14.1f %14.1f   %+.2f %%\n", c, best["c " c], best["rust " c], best["dlopen " c],
+        100 * (best["rust " c] / best["c " c] - 1)
+    }
+  }'

@@ -1,0 +1,48 @@
+//! What a call costs from safe Rust, to be set beside overhead.c, which makes the same calls. Prints
+//! "NAME NANOSECONDS" a line: the best of many rounds.
+use std::hint::black_box;
+use std::time::Instant;
+
+use kvgear::{Cache, Plan, Result, Runtime, RuntimeOptions, Shape};
+
+const TOKENS: usize = 1024;
+const SHAPE: Shape = Shape { layers: 1, q_heads: 32, kv_heads: 8, head_dim: 128 };
+
+fn values(count: usize, first: usize) -> Vec<f32> {
+    (first..first + count).map(|i| ((i * 2_654_435_761) % 512) as f32 / 128.0 - 2.0).collect()
+}
+
+/// Nanoseconds of one call in the best of 300 rounds.
+fn best(calls: u32, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..300 {
+        let start = Instant::now();
+        for _ in 0..calls {
+            call()?;
+        }
+        best = best.min(start.elapsed().as_nanos() as f64 / f64::from(calls));
+    }
+    Ok(best)
+}
+
+fn main() -> Result<()> {
+    if std::env::args().any(|argument| argument == "--test") {
+        return Ok(()); // `cargo test --benches` measures nothing
+    }
+    let row = (SHAPE.kv_heads * SHAPE.head_dim) as usize;
+    let (k, v) = (values(TOKENS * row, 0), values(TOKENS * row, 7));
+    let q = values((SHAPE.q_heads * SHAPE.head_dim) as usize, 3);
+    let mut out = vec![0f32; q.len()];
+    let runtime = Runtime::new(&RuntimeOptions::new())?;
+    let plan = Plan::new(SHAPE, "gear-4")?;
+    let mut cache = Cache::new(&runtime, &plan)?;
+    cache.append(0, &k, &v)?;
+
+    println!("attend {:.1}", best(10, || cache.attend(0, black_box(&q), &mut out))?);
+    let length = || {
+        black_box(cache.length(0)?);
+        Ok(())
+    };
+    println!("length {:.2}", best(1000, length)?);
+    Ok(())
+}
