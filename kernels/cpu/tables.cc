@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/cpu/internal.h"
 #include "hwy/highway.h"  // after internal.h, which says what Highway is to compile
+#include "kernels/cpu/internal.h"
 #include "kernels/ops.h"
 
 namespace kvg::ops {
@@ -16,11 +16,6 @@ struct Entry {
 };
 
 // An operation whose file is not there yet is the reference's.
-#if __has_include("kernels/cpu/attend.cc")
-#define KVG_CPU_ATTEND(name_space) cpu::name_space::AttendScratch, cpu::name_space::Attend
-#else
-#define KVG_CPU_ATTEND(name_space) ReferenceTable().attend_scratch, ReferenceTable().attend
-#endif
 #if __has_include("kernels/cpu/seal.cc")
 #define KVG_CPU_SEAL(name_space) cpu::name_space::SealScratch, cpu::name_space::Seal
 #else
@@ -37,12 +32,13 @@ struct Entry {
 #define KVG_CPU_INGEST(name_space) ReferenceTable().ingest
 #endif
 
-#define KVG_CPU_ENTRY(target)                                                            \
-  Entry {                                                                                \
-    HWY_##target, {                                                                      \
-      kOpsMagic, kOpsVersion, sizeof(Table), #target, KVG_CPU_ATTEND(N_##target),        \
-          KVG_CPU_SEAL(N_##target), KVG_CPU_READ(N_##target), KVG_CPU_INGEST(N_##target) \
-    }                                                                                    \
+#define KVG_CPU_ENTRY(target)                                                          \
+  Entry {                                                                              \
+    HWY_##target, {                                                                    \
+      kOpsMagic, kOpsVersion, sizeof(Table), #target, cpu::N_##target::AttendScratch,  \
+          cpu::N_##target::Attend, KVG_CPU_SEAL(N_##target), KVG_CPU_READ(N_##target), \
+          KVG_CPU_INGEST(N_##target)                                                   \
+    }                                                                                  \
   }
 
 struct Tables {
@@ -55,27 +51,27 @@ struct Tables {
     // functions to name.
     static const Entry entries[] = {
 #if HWY_TARGETS & HWY_AVX3_ZEN4
-        KVG_CPU_ENTRY(AVX3_ZEN4),
+      KVG_CPU_ENTRY(AVX3_ZEN4),
 #endif
 #if HWY_TARGETS & HWY_AVX3_DL
-        KVG_CPU_ENTRY(AVX3_DL),
+      KVG_CPU_ENTRY(AVX3_DL),
 #endif
 #if HWY_TARGETS & HWY_AVX3
-        KVG_CPU_ENTRY(AVX3),
+      KVG_CPU_ENTRY(AVX3),
 #endif
 #if HWY_TARGETS & HWY_AVX2
-        KVG_CPU_ENTRY(AVX2),
+      KVG_CPU_ENTRY(AVX2),
 #endif
 #if HWY_TARGETS & HWY_SSE4
-        KVG_CPU_ENTRY(SSE4),
+      KVG_CPU_ENTRY(SSE4),
 #endif
 #if HWY_TARGETS & HWY_NEON
-        KVG_CPU_ENTRY(NEON),
+      KVG_CPU_ENTRY(NEON),
 #endif
 #if HWY_TARGETS & HWY_NEON_WITHOUT_AES
-        KVG_CPU_ENTRY(NEON_WITHOUT_AES),
+      KVG_CPU_ENTRY(NEON_WITHOUT_AES),
 #endif
-        {0, ReferenceTable()},
+      {0, ReferenceTable()},
     };
     const int64_t supported = hwy::SupportedTargets();
     for (const Entry& entry : entries) {
