@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <utility>
 
-#include "hwy/highway.h"  // after internal.h
-#include "kernels/cpu/attend_state.h"
+// clang-format off
 #include "kernels/cpu/internal.h"
+#include "hwy/highway.h"  // after internal.h
+// clang-format on
+#include "kernels/cpu/attend_state.h"
 
 #if KVG_CPU_TARGET
 HWY_BEFORE_NAMESPACE();

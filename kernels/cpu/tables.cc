@@ -3,8 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "hwy/highway.h"  // after internal.h, which says what Highway is to compile
+// clang-format off
 #include "kernels/cpu/internal.h"
+#include "hwy/highway.h"  // after internal.h, which says what Highway is to compile
+// clang-format on
 #include "kernels/ops.h"
 
 namespace kvg::ops {
