@@ -274,6 +274,10 @@ class AttendCall {
   const AttendShape& shape() const { return shape_; }
   uint64_t items() const { return items_.size(); }
   const ops::AttendItem& item(uint64_t i) const { return items_[i]; }
+  double Query(uint64_t item, uint32_t query, uint32_t q_head, uint32_t direction) const {
+    const uint64_t i = shape_.q_strides().Index(query, q_head, direction);
+    return LoadElement(queries_[item], shape_.q_dtype, i);
+  }
 
  private:
   AttendShape shape_;
