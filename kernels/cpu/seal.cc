@@ -71,8 +71,8 @@ struct Plan {
     end_block = ops::PadTokens(args.at + args.tokens) / kBlockTokens;
     unit_blocks = kUnitBlocks;
     if (spec.axis == ops::kAxisChannel) {  // whole groups
-      const uint64_t group = (std::min<uint64_t>(spec.group, tokens) + kBlockTokens - 1) / kBlockTokens;
-      unit_blocks = std::max<uint64_t>(group, 1) * std::max<uint64_t>(1, kUnitBlocks / std::max<uint64_t>(group, 1));
+      const uint64_t group = ops::PadTokens(std::min<uint64_t>(spec.group, tokens)) / kBlockTokens;
+      if (group > 0) unit_blocks = group * std::max<uint64_t>(1, kUnitBlocks / group);
     }
     const uint64_t blocks = end_block - first_block;
     if (spec.rank > 0) unit_blocks = std::max<uint64_t>(blocks, 1);
@@ -94,7 +94,7 @@ struct Plan {
     if (spec.rank > 0) {
       a = Aligned(tokens * out.dirs * sizeof(float));
       b = a + Aligned(spec.rank * tokens * sizeof(float));
-      worker_bytes = std::max(worker_bytes, b + Aligned(uint64_t{spec.rank} * out.dirs * sizeof(float)));
+      worker_bytes = std::max(worker_bytes, b + Aligned(spec.rank * out.dirs * sizeof(float)));
     }
   }
 };
@@ -252,7 +252,9 @@ class Sealer {
     uint16_t* const bits = Bits(head, tile);
     MarkLanes(keys, args_.tokens, ends, bits);
     if (!whole) {
-      for (uint64_t i = 0; i < args_.tokens; ++i) bits[i] = static_cast<uint16_t>(bits[i] & last_valid_);
+      for (uint64_t i = 0; i < args_.tokens; ++i) {
+        bits[i] = static_cast<uint16_t>(bits[i] & last_valid_);
+      }
     }
   }
 
@@ -343,7 +345,8 @@ class Sealer {
           out_.sparse_dir[entry] = static_cast<uint8_t>(direction);
           out_.sparse_value[entry] = value;
           ++entry;
-          const double error = static_cast<double>(x) - static_cast<double>(decoded + F16ToF32(value));
+          decoded += F16ToF32(value);
+          const double error = static_cast<double>(x) - static_cast<double>(decoded);
           *error_sq += error * error;
         }
       }
@@ -362,11 +365,13 @@ class Sealer {
       ++count;
     });
     if (count == 0) return 0;
-    return F32ToF16(F16ToF32(F32ToF16(static_cast<float>(sum / static_cast<double>(count)))) + 0.0f);
+    const uint16_t mean = F32ToF16(static_cast<float>(sum / static_cast<double>(count)));
+    return F32ToF16(F16ToF32(mean) + 0.0f);  // -0 becomes 0
   }
   bool IsOutlier(uint32_t head, uint64_t token, size_t direction) const {
-    return bits_ != nullptr &&
-           ((Bits(head, direction / ops::kTileDirs)[token] >> (direction % ops::kTileDirs)) & 1) != 0;
+    if (bits_ == nullptr) return false;
+    const uint32_t bits = Bits(head, direction / ops::kTileDirs)[token];
+    return ((bits >> (direction % ops::kTileDirs)) & 1) != 0;
   }
 
   // Channel axis: scales of the group that begins with `block`.
@@ -412,7 +417,7 @@ class Sealer {
     TokenRanges ranges;
     for (uint32_t g = 0; g < groups; ++g) {
       const size_t tile = g * group_tiles;
-      const size_t tiles_end = groups == 1 ? plan_.tiles : std::min(tile + group_tiles, plan_.tiles);
+      const size_t tiles_end = g + 1 == groups ? plan_.tiles : tile + group_tiles;
       ranges.Clear();
       for (uint32_t h = head; h < heads_end; ++h) {
         rows = RowsOf(h, block, padded.x);
@@ -460,8 +465,8 @@ class Sealer {
     FoldTokens(rows, skip, tile, tiles_end - 1, ranges);
     uint16_t last[kBlockTokens];
     for (size_t i = 0; i < rows.count(); ++i) {
-      const uint32_t outliers = skip.bits == nullptr ? 0 : skip.bits[(tiles_end - 1) * skip.stride + i];
-      last[i] = static_cast<uint16_t>(outliers | (0xFFFFu & ~last_valid_));
+      last[i] = static_cast<uint16_t>(~last_valid_);
+      if (skip.bits != nullptr) last[i] |= skip.bits[(tiles_end - 1) * skip.stride + i];
     }
     const BlockRows last_rows{rows.row + (tiles_end - 1) * ops::kTileDirs, rows.stride, rows.begin,
                               rows.end};

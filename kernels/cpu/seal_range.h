@@ -1,6 +1,6 @@
 // Scales and minima of groups, from the lowest and the highest value in each.
 //
-// Included once per Highway target by seal.cc. Values are compared as the int16 keys of pack_half.h.
+// Included once per Highway target by seal.cc. Values are compared as the keys of pack_half.h.
 #if defined(KVG_KERNELS_CPU_SEAL_RANGE_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVG_KERNELS_CPU_SEAL_RANGE_H_
 #undef KVG_KERNELS_CPU_SEAL_RANGE_H_

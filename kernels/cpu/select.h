@@ -1,4 +1,4 @@
-// Outliers of a vector: where its k lowest and k highest entries begin, and which entries those are.
+// Outliers of a vector: where its k lowest and k highest entries begin, and which ones they are.
 //
 // Included once per Highway target by seal.cc. Entries are ordered by (value, index); see
 // kernels/reference/outliers.cc. Values are compared as the int16 keys of pack_half.h. Both ends of
@@ -96,8 +96,8 @@ struct EndSearch {
 template <bool kAcross>
 class Search {
  public:
-  // `keys` has rows * 16 keys, of which the last `pads` are none of the vector's (0 unless kAcross);
-  // they are overwritten. `chunk_keys` has room for 2 * 16 * SearchChunks(rows, k, kAcross).
+  // `keys` has rows * 16 keys. The last `pads` of them are none of the vector's (0 unless kAcross)
+  // and are overwritten. `chunk_keys` has room for 2 * 16 * SearchChunks(rows, k, kAcross).
   HWY_INLINE Ends Run(int16_t* keys, size_t rows, size_t pads, size_t k, int16_t* chunk_keys) {
     k_ = static_cast<int32_t>(k);
     const size_t chunks = SearchChunks(rows, k, kAcross);
