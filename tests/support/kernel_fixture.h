@@ -162,6 +162,8 @@ class CodePiece {
   std::vector<uint8_t> codes() const { return codes_.bytes(); }
   std::vector<uint8_t> scales() const { return scale_.bytes(); }
   std::vector<uint8_t> minima() const { return minimum_.bytes(); }
+  std::vector<uint8_t> a() const { return a_.bytes(); }
+  std::vector<uint8_t> b() const { return b_.bytes(); }
   // Number of sparse entries, 0 without a sparse part.
   uint64_t entries() const;
   // Everything written, to be compared bit by bit.
