@@ -534,11 +534,11 @@ class Sealer {
     const uint64_t first = uint64_t{head} * spec_.rank;
     FitLowRank(work, spec_, head, out_.head_dim, out_.a + first * out_.padded_tokens,
                out_.padded_tokens, out_.b + first * out_.dirs, out_.dirs);
+    PaddedRows padded;
     BlockScales scales;
     for (uint64_t block = 0; block < plan_.end_block; ++block) {
-      const uint64_t token = block * kBlockTokens;
-      const size_t rows = std::min<uint64_t>(kBlockTokens, args_.tokens - token);
-      MeasureLowRank(work, token, rows, BlockBits(head, block), &squares->error);
+      MeasureLowRank(work, block * kBlockTokens, RowsOf(head, block, padded.x),
+                     BlockBits(head, block), &squares->error);
       if (bits_ == nullptr) continue;
       LoadScales(head, block, &scales);
       StoreOutliers(head, block, scales, &work, error_sq);

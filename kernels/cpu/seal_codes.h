@@ -165,20 +165,24 @@ HWY_INLINE float LowRankAt(const LowRankWork& work, size_t token, size_t directi
 }
 
 // Adds the squares of what codes and low rank leave of a block whose first token is `token`.
-HWY_INLINE void MeasureLowRank(const LowRankWork& work, size_t token, size_t rows,
+HWY_INLINE void MeasureLowRank(const LowRankWork& work, size_t token, const BlockRows& rows,
                                const SkipBits& skip, WideSum* error) {
   const F32Tag df;
-  for (size_t i = 0; i < rows; ++i) {
+  for (size_t i = 0; i < rows.count(); ++i) {
     const float* const residual = work.residual + (token + i) * work.dirs;
     const float* const a = work.a + token + i;
     F32 error_sum = hn::Zero(df);
     for (size_t d = 0; d < work.dirs; d += kF32Lanes) {
       F32 sum = hn::Zero(df);
       for (size_t r = 0; r < work.rank; ++r) {
-        sum = hn::MulAdd(hn::Set(df, a[r * work.tokens]), hn::Load(df, work.b + r * work.dirs + d),
-                         sum);
+        const F32 b = hn::Load(df, work.b + r * work.dirs + d);
+        sum = hn::Add(sum, hn::Mul(hn::Set(df, a[r * work.tokens]), b));
       }
-      F32 left = hn::Sub(hn::Load(df, residual + d), sum);
+      // The backbone comes back as it was, or off by the rounding of a residual that is larger than
+      // x. What reading adds up is rounded, which shows where little is left.
+      const F32 x = LoadHalf(rows.row + i * rows.stride + d);
+      const F32 backbone = hn::Sub(x, hn::Load(df, residual + d));
+      F32 left = hn::Sub(x, hn::Add(backbone, sum));
       if (skip.bits != nullptr) {
         const uint32_t bits = skip.bits[d / kTileLanes * skip.stride + i];
         left = hn::IfThenZeroElse(MaskOfBits(df, bits, d % kTileLanes), left);
