@@ -21,7 +21,7 @@ go build -o "$work/service" .
 go build -o "$work/loadtest" ./loadtest
 model=$root/examples/models/tiny
 
-demo=$(find "$build" -maxdepth 3 -name kvgear-demo -type f -perm -u+x | head -1)
+demo=$(find "$build" -maxdepth 3 -name kvgear-demo -perm -u+x ! -type d | head -1)
 if [ -n "$demo" ]; then
   step 'the bytes of the C++ demo'
   for recipe in fp16 int8 gear-4 gear-2 kivi-2; do

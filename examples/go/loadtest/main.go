@@ -210,7 +210,9 @@ func run() error {
 		return err
 	}
 	slices.Sort(times)
-	at := func(share float64) time.Duration { return times[int(share*float64(len(times)-1))].Round(time.Millisecond) }
+	at := func(share float64) time.Duration {
+		return times[int(share*float64(len(times)-1))].Round(time.Millisecond)
+	}
 	fmt.Printf("together: %d conversations at once, %d requests in all, %.0f a second, median %v, 99 %% within %v\n",
 		*conversations, sent.Load(), float64(len(times))/seconds, at(0.5), at(0.99))
 	fmt.Printf("at the end: %d errors, %d caches, %d bytes in caches, resident %s\n", failed.Load(), len(after.Data), after.Bytes, resident(*pid))
