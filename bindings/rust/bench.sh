@@ -10,7 +10,7 @@ export KVGEAR_LIB_DIR=$build/capi KVGEAR_LIBRARY=$build/capi/libkvgear.so
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"${CC:-cc}" -O2 -I"$root/capi/include" kvgear/benches/overhead.c -o "$work/c" -L"$build/capi" -lkvgear \
+"${CC:-cc}" -O2 -I"$root/capi/include" ../bench/attend.c -o "$work/c" -L"$build/capi" -lkvgear \
   -Wl,-rpath,"$build/capi"
 program() {  # NAME FEATURES: builds the benchmark and copies it
   local path
@@ -22,7 +22,7 @@ program rust ''
 program dlopen dlopen
 
 for _ in 1 2 3 4 5; do  # in turns, so that what else runs on the machine hits all of them
-  for name in c rust dlopen; do "$work/$name" | sed "s/^/$name /"; done
+  for name in c rust dlopen; do "$work/$name" 2 | sed "s/^/$name /"; done
 done | awk '
   { key = $1 " " $2; if (!(key in best) || $3 < best[key]) best[key] = $3 }
   END {
