@@ -2,7 +2,9 @@
 #include "core/cache/cache.h"
 
 #include <algorithm>
+#include <cinttypes>
 #include <cmath>
+#include <cstdio>
 
 #include "core/base/memory.h"
 #include "core/cache/tensor.h"
@@ -46,6 +48,15 @@ void Add(const SideStats& side, const Shape& shape, Stats& stats) {
   stats.bytes_shared += side.shared;
 }
 
+// Formats and logs a line without allocating: nothing may fail once an append is done.
+template <typename... Args>
+void LogLine(Runtime& runtime, LogLevel level, const char* format, Args... args) {
+  if (!runtime.has_log()) return;
+  char line[200];
+  std::snprintf(line, sizeof(line), format, args...);
+  runtime.Log(level, line);
+}
+
 }  // namespace
 
 Cache::Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan)
@@ -81,7 +92,26 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
   const absl::StatusOr<ops::IngestArgs> v_args =
       IngestOf(ops::kSideV, v, dtype, tokens, plan_->shape());
   KVG_RETURN_IF_ERROR(v_args.status());
-  return layers_[layer].Append(*runtime_, *k_args, *v_args);
+  LayerCache& cache = layers_[layer];
+  const uint64_t k_sealed = cache.side(ops::kSideK).sealed();
+  const uint64_t v_sealed = cache.side(ops::kSideV).sealed();
+  try {
+    KVG_RETURN_IF_ERROR(cache.Append(*runtime_, *k_args, *v_args));
+  } catch (const BudgetExceeded&) {
+    LogLine(*runtime_, LogLevel::kWarn,
+            "layer %" PRIu32 ": %" PRIu64 " tokens refused, the memory budget of %" PRIu64
+            " bytes would be exceeded",
+            layer, tokens, runtime_->memory().budget());
+    throw;
+  }
+  const uint64_t k_now = cache.side(ops::kSideK).sealed() - k_sealed;
+  const uint64_t v_now = cache.side(ops::kSideV).sealed() - v_sealed;
+  if (k_now + v_now > 0) {
+    LogLine(*runtime_, LogLevel::kDebug,
+            "layer %" PRIu32 ": sealed %" PRIu64 " tokens of K and %" PRIu64 " of V", layer, k_now,
+            v_now);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* out,

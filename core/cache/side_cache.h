@@ -72,6 +72,7 @@ class SideCache {
   void CopyFrom(const SideCache& other, Runtime& runtime);
 
   uint64_t length() const { return sealed_ + pending_; }
+  uint64_t sealed() const { return sealed_; }  // tokens compressed, those of an open page included
   ops::Sequence sequence() const { return {pieces_.data(), pieces_.size()}; }
   SideStats Stats() const;
 

@@ -88,6 +88,7 @@ absl::StatusOr<std::shared_ptr<Runtime>> Runtime::Create(const RuntimeOptions& o
 void Runtime::SetLog(LogFn fn, void* user) {
   const std::lock_guard<std::mutex> lock(log_mutex_);
   log_ = fn;
+  has_log_.store(fn != nullptr, std::memory_order_relaxed);
   log_user_ = user;
 }
 

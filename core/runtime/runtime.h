@@ -4,6 +4,7 @@
 #ifndef KVGEAR_CORE_RUNTIME_RUNTIME_H_
 #define KVGEAR_CORE_RUNTIME_RUNTIME_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -41,6 +42,8 @@ class Runtime {
 
   void SetLog(LogFn fn, void* user);
   void Log(LogLevel level, std::string_view message);
+  // Whether a line would be heard: spares the making of it.
+  bool has_log() const { return has_log_.load(std::memory_order_relaxed); }
   std::string Describe() const;
 
  private:
@@ -51,6 +54,7 @@ class Runtime {
   const ops::Table* table_;
   ThreadPool pool_;
   std::mutex log_mutex_;
+  std::atomic<bool> has_log_{false};
   LogFn log_ = nullptr;
   void* log_user_ = nullptr;
 };
