@@ -139,18 +139,15 @@ type list struct {
 	Bytes uint64            `json:"bytes"`
 }
 
-// resident reads the memory of the service's process.
-func resident(pid int) string {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return "unknown"
-	}
+// resident reads the memory of the service's process in KiB; 0 when that is not to be known.
+func resident(pid int) (kib int) {
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for _, line := range strings.Split(string(status), "\n") {
 		if rest, found := strings.CutPrefix(line, "VmRSS:"); found {
-			return strings.TrimSpace(rest)
+			_, _ = fmt.Sscan(rest, &kib)
 		}
 	}
-	return "unknown"
+	return kib
 }
 
 func run() error {
@@ -177,17 +174,42 @@ func run() error {
 	if err := request("GET", "/v1/caches", nil, &before); err != nil {
 		return err
 	}
-	fmt.Printf("alone: %d requests, %d bytes in caches, resident %s\n", sent.Load(), before.Bytes, resident(*pid))
+	fmt.Printf("alone: %d requests, %d bytes in caches, resident %d KiB\n", sent.Load(), before.Bytes, resident(*pid))
 
+	// Two halves: what is held for good shows in the second.
+	var memory [2]int
+	for half := range memory {
+		end := sent.Load() + (*requests-sent.Load())/int64(len(memory)-half)
+		if err := together(*conversations, end, want[:]); err != nil {
+			return err
+		}
+		memory[half] = resident(*pid)
+		var after list
+		if err := request("GET", "/v1/caches", nil, &after); err != nil {
+			return err
+		}
+		fmt.Printf("half %d: no error, %d caches, %d bytes in caches, resident %d KiB\n", half+1, len(after.Data), after.Bytes, memory[half])
+		if len(after.Data) != len(before.Data) || after.Bytes != before.Bytes {
+			return errors.New("caches are left")
+		}
+	}
+	if memory[1] > memory[0]*5/4+16<<10 {
+		return errors.New("the service's memory grows")
+	}
+	return nil
+}
+
+// together holds conversations until `end` requests have been sent.
+func together(conversations int, end int64, want []string) error {
 	times = nil
 	begin := time.Now()
 	var wg sync.WaitGroup
 	var failed atomic.Int64
-	for c := 0; c < *conversations; c++ {
+	for c := 0; c < conversations; c++ {
 		wg.Add(1)
 		go func(c int) {
 			defer wg.Done()
-			for n := c; sent.Load() < *requests && failed.Load() == 0; n++ {
+			for n := c; sent.Load() < end && failed.Load() == 0; n++ {
 				got, err := talk(n % scripts)
 				if err == nil && got != want[n%scripts] {
 					err = fmt.Errorf("conversation %d answers %q, alone %q", n%scripts, got, want[n%scripts])
@@ -204,24 +226,16 @@ func run() error {
 		}(c)
 	}
 	wg.Wait()
-	seconds := time.Since(begin).Seconds()
-	var after list
-	if err := request("GET", "/v1/caches", nil, &after); err != nil {
-		return err
+	if failed.Load() > 0 {
+		return errors.New("there were errors")
 	}
+	seconds := time.Since(begin).Seconds()
 	slices.Sort(times)
 	at := func(share float64) time.Duration {
 		return times[int(share*float64(len(times)-1))].Round(time.Millisecond)
 	}
-	fmt.Printf("together: %d conversations at once, %d requests in all, %.0f a second, median %v, 99 %% within %v\n",
-		*conversations, sent.Load(), float64(len(times))/seconds, at(0.5), at(0.99))
-	fmt.Printf("at the end: %d errors, %d caches, %d bytes in caches, resident %s\n", failed.Load(), len(after.Data), after.Bytes, resident(*pid))
-	if failed.Load() > 0 {
-		return errors.New("there were errors")
-	}
-	if len(after.Data) != len(before.Data) || after.Bytes != before.Bytes {
-		return errors.New("caches are left")
-	}
+	fmt.Printf("together: %d conversations at once, %d requests so far, %.0f a second, median %v, 99 %% within %v\n",
+		conversations, sent.Load(), float64(len(times))/seconds, at(0.5), at(0.99))
 	return nil
 }
 
