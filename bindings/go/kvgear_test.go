@@ -197,6 +197,29 @@ func TestAfterClose(t *testing.T) {
 	ok(t, none.Close())
 }
 
+func TestLog(t *testing.T) {
+	rt, _, cache := open(t, Options{}, "int8,window=64")
+	var lines []string
+	ok(t, rt.SetLog(func(level LogLevel, message string) {
+		if level > LogError || message == "" {
+			t.Error(level, message)
+		}
+		lines = append(lines, message)
+		runtime.GC()
+	}))
+	x := F32(fill(300*row, 1))
+	ok(t, cache.Append(0, x, x))
+	seen := len(lines)
+	if seen == 0 || !strings.Contains(strings.Join(lines, "\n"), "seal") {
+		t.Errorf("nothing is said of sealing: %q", lines)
+	}
+	ok(t, rt.SetLog(nil))
+	ok(t, cache.Append(0, x, x))
+	if len(lines) != seen {
+		t.Error("a removed sink is called")
+	}
+}
+
 func TestRecipes(t *testing.T) {
 	recipes := Recipes()
 	if !slices.ContainsFunc(recipes, func(r Recipe) bool { return r.Name == "gear-2" && len(r.Summary) > 10 }) {
