@@ -188,19 +188,26 @@ HWY_INLINE void RowsToPairsV(const TileRows& rows, TilePairs* pairs) {
   }
 }
 
-HWY_INLINE void PairsToRowsV(const TilePairs& pairs, TileRows* rows) {
+// V side: overwrites the codes of one token, which lie in one row of each plane.
+HWY_INLINE void PutTokenV(const int16_t* codes, size_t token, uint32_t width, uint8_t* tile) {
   const U32Tag du;
-  const I32Tag di;
-  const I16OfF32Tag di16;
-  for (size_t p = 0; p < kTilePairs; ++p) {
+  const ops::Planes planes = ops::PlanesOf(width);
+  uint32_t done = 0;
+  for (uint32_t i = 0; i < planes.count; ++i) {
+    const uint32_t bits = planes.bits[i];
+    const auto pair = static_cast<uint32_t>(token / 2);
+    const auto shift = static_cast<int>(bits * (pair % (16 / bits)) + 16 * (token % 2));
+    auto* const row = reinterpret_cast<uint32_t*>(
+        tile + (done + pair / (16 / bits)) * ops::kTileRowBytes);
+    const U32 mask = hn::Set(du, (1u << bits) - 1);
     for (size_t lane = 0; lane < kTileLanes; lane += kF32Lanes) {
-      const U32 word = hn::Load(du, pairs.word + p * kTileLanes + lane);
-      const I32 low = hn::BitCast(di, hn::And(word, hn::Set(du, 0xFFFFu)));
-      const I32 high = hn::BitCast(di, hn::ShiftRight<16>(word));
-      int16_t* const even = rows->code + 2 * p * kTileLanes + lane;
-      hn::Store(hn::DemoteTo(di16, low), di16, even);
-      hn::Store(hn::DemoteTo(di16, high), di16, even + kTileLanes);
+      const auto narrow = hn::Load(I16OfF32Tag(), codes + lane);
+      const U32 code = hn::BitCast(du, hn::PromoteTo(I32Tag(), narrow));
+      const U32 field = hn::And(hn::ShiftRightSame(code, static_cast<int>(done)), mask);
+      const U32 others = hn::AndNot(hn::ShiftLeftSame(mask, shift), hn::LoadU(du, row + lane));
+      hn::StoreU(hn::Or(others, hn::ShiftLeftSame(field, shift)), du, row + lane);
     }
+    done += bits;
   }
 }
 

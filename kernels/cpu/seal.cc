@@ -413,26 +413,26 @@ class Sealer {
     const uint32_t groups = TokenGroups(out_.head_dim, spec_.group);
     const size_t group_tiles = std::min<size_t>(spec_.group / ops::kTileDirs, plan_.tiles);
     PaddedRows padded;
-    BlockRows rows{};
+    BlockRows rows = RowsOf(head, block, padded.x);
     TokenRanges ranges;
     for (uint32_t g = 0; g < groups; ++g) {
       const size_t tile = g * group_tiles;
       const size_t tiles_end = g + 1 == groups ? plan_.tiles : tile + group_tiles;
-      ranges.Clear();
+      ranges.Clear(rows.begin, rows.end);
       for (uint32_t h = head; h < heads_end; ++h) {
-        rows = RowsOf(h, block, padded.x);
+        if (heads_end > head + 1) rows = RowsOf(h, block, padded.x);
         FoldHead(h, block, rows, tile, tiles_end, &ranges);
       }
       const uint64_t at = head * scale_head_stride_ + g * out_.scale_group_stride +
                           block * kBlockTokens;
-      alignas(ops::kAlign) int16_t low[kBlockTokens];
-      alignas(ops::kAlign) int16_t high[kBlockTokens];
+      alignas(ops::kAlign) int16_t low[kBlockTokens] = {};
+      alignas(ops::kAlign) int16_t high[kBlockTokens] = {};
       alignas(ops::kAlign) uint16_t scale[kBlockTokens];
       alignas(ops::kAlign) uint16_t minimum[kBlockTokens];
       const uint32_t width = Widths(head)[tile];
       if (width > 0) {
         ReduceTokens(ranges, low, high);
-        for (size_t i = 0; i < kBlockTokens; i += kTileLanes) {
+        for (size_t i = rows.begin / kTileLanes * kTileLanes; i < rows.end; i += kTileLanes) {
           FinishScales(low + i, high + i, width, scale + i, minimum + i);
         }
       } else {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "kernels/cpu/lowrank.h"
 #include "kernels/cpu/pack_half.h"
@@ -98,40 +99,40 @@ HWY_INLINE void QuantiseTile(const BlockJob& job, size_t tile, TileRows* codes, 
   }
 }
 
-HWY_INLINE void RowsToPairs(ops::Side side, const TileRows& rows, TilePairs* pairs) {
-  if (side == ops::kSideK) {
-    RowsToPairsK(rows, pairs);
+// Packs the codes of job.rows. Those of the block's other tokens stay or become 0.
+HWY_INLINE void PackRows(const BlockJob& job, uint32_t width, TileRows* rows, uint8_t* tile) {
+  const bool whole = job.rows.count() == ops::kBlockTokens;
+  TilePairs pairs;
+  if (job.side == ops::kSideK) {
+    if (!whole && job.keep_other_tokens) {
+      TileRows others;
+      UnpackTile(tile, width, &pairs);
+      PairsToRowsK(pairs, &others);
+      std::copy_n(others.code, job.rows.begin * kTileLanes, rows->code);
+      std::copy(others.code + job.rows.end * kTileLanes, std::end(others.code),
+                rows->code + job.rows.end * kTileLanes);
+    }
+    RowsToPairsK(*rows, &pairs);
+  } else if (!whole && job.keep_other_tokens) {
+    for (size_t token = job.rows.begin; token < job.rows.end; ++token) {
+      PutTokenV(rows->code + token * kTileLanes, token, width, tile);
+    }
+    return;
   } else {
-    RowsToPairsV(rows, pairs);
+    RowsToPairsV(*rows, &pairs);
   }
-}
-
-HWY_INLINE void PairsToRows(ops::Side side, const TilePairs& pairs, TileRows* rows) {
-  if (side == ops::kSideK) {
-    PairsToRowsK(pairs, rows);
-  } else {
-    PairsToRowsV(pairs, rows);
-  }
+  PackTile(pairs, width, tile);
 }
 
 template <ops::Axis kAxis, bool kMasked, bool kResidual>
 HWY_NOINLINE void QuantiseBlock(const BlockJob& job, Squares* squares) {
   TileRows rows;
-  TilePairs pairs;
-  uint8_t* codes = job.codes;
-  const bool whole = job.rows.count() == ops::kBlockTokens;
+  if (job.rows.count() < ops::kBlockTokens) hwy::ZeroBytes<sizeof(TileRows)>(&rows);
+  uint8_t* tile_codes = job.codes;
   for (size_t tile = 0; tile < job.tiles; ++tile) {
-    const uint32_t width = job.widths[tile];
-    if (!whole && job.keep_other_tokens) {
-      UnpackTile(codes, width, &pairs);
-      PairsToRows(job.side, pairs, &rows);
-    } else if (!whole) {
-      hwy::ZeroBytes<sizeof(TileRows)>(&rows);
-    }
     QuantiseTile<kAxis, kMasked, kResidual>(job, tile, &rows, squares);
-    RowsToPairs(job.side, rows, &pairs);
-    PackTile(pairs, width, codes);
-    codes += ops::TileBytes(width);
+    PackRows(job, job.widths[tile], &rows, tile_codes);
+    tile_codes += ops::TileBytes(job.widths[tile]);
   }
 }
 

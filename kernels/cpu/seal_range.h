@@ -96,13 +96,17 @@ HWY_INLINE void FoldColumns(const BlockRows& rows, const SkipBits& skip, size_t 
   }
 }
 
-// Token axis: 8 partial results per token, which ReduceTokens brings together.
+// Token axis: 8 partial results per token, which ReduceTokens brings together. Of a block, tokens
+// [begin, end) are looked at, rounded to multiples of 8.
 struct alignas(ops::kAlign) TokenRanges {
   int16_t low[ops::kBlockTokens * 8], high[ops::kBlockTokens * 8];
+  size_t begin, end;
 
-  HWY_INLINE void Clear() {
-    std::fill_n(low, ops::kBlockTokens * 8, kNoLow);
-    std::fill_n(high, ops::kBlockTokens * 8, kNoHigh);
+  HWY_INLINE void Clear(size_t first_token, size_t tokens_end) {
+    begin = first_token / 8 * 8;
+    end = (tokens_end + 7) / 8 * 8;
+    std::fill(low + begin * 8, low + end * 8, kNoLow);
+    std::fill(high + begin * 8, high + end * 8, kNoHigh);
   }
 };
 
@@ -138,7 +142,7 @@ HWY_INLINE void FoldTokens(const BlockRows& rows, const SkipBits& skip, size_t f
   }
 }
 
-// to[i] = what `op` makes of the 8 numbers from[8 * i] and following; in place if need be.
+// to[i] = what `op` makes of the 8 numbers from[8 * i] and following; n is a multiple of 8.
 template <typename Op>
 HWY_INLINE void ReduceEights(const int16_t* from, size_t n, const Op& op, int16_t* to) {
   const hn::Full128<int16_t> d;
@@ -167,8 +171,10 @@ HWY_INLINE void ReduceEights(const int16_t* from, size_t n, const Op& op, int16_
 
 HWY_INLINE void ReduceTokens(const TokenRanges& ranges, int16_t* low, int16_t* high) {
   using V = hn::Vec<hn::Full128<int16_t>>;
-  ReduceEights(ranges.low, ops::kBlockTokens, [](V a, V b) { return hn::Min(a, b); }, low);
-  ReduceEights(ranges.high, ops::kBlockTokens, [](V a, V b) { return hn::Max(a, b); }, high);
+  const size_t first = ranges.begin;
+  const size_t n = ranges.end - first;
+  ReduceEights(ranges.low + first * 8, n, [](V a, V b) { return hn::Min(a, b); }, low + first);
+  ReduceEights(ranges.high + first * 8, n, [](V a, V b) { return hn::Max(a, b); }, high + first);
 }
 
 // Scales and minima of 16 groups of a width above 0.
