@@ -242,3 +242,14 @@ func exported(t *testing.T) []string {
 	}
 	return names
 }
+
+// A failure for whose detail there was no memory is a bare status.
+func TestBareStatus(t *testing.T) {
+	if err := takeError(0); err != nil {
+		t.Error(err)
+	}
+	e, ok := takeError(KVG_E_NOMEM).(*Error)
+	if !ok || e.Code != KVG_E_NOMEM || e.Message != "KVG_E_NOMEM" {
+		t.Error(e)
+	}
+}
