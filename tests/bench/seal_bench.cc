@@ -151,7 +151,13 @@ void PrintSeal(const Results& results) {
       title = true;
     }
     std::printf("%-12s", recipe.c_str());
-    for (const double r : rates) std::printf(" %8.2f", r);
+    for (const double r : rates) {
+      if (r > 0) {
+        std::printf(" %8.2f", r);
+      } else {
+        std::printf(" %8s", "-");  // not run, or nothing to seal
+      }
+    }
     if (token != results.end()) {
       std::printf(" %14.2f", 1e6 / token->second.counters.at("items_per_second"));
     }
