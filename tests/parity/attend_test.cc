@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/model/recipe.h"
+#include "kernels/half.h"
 #include "kernels/ops.h"
 #include "tests/support/kernel_fixture.h"
 
@@ -439,18 +440,66 @@ TEST(Attend, FullSparsePart) {
   });
 }
 
-// A page that was cut holds codes and scales of tokens that are no more.
+// A page that was cut holds codes and scales of tokens that are no more. These were large, and must
+// not cost the others their precision.
 TEST(Attend, TokensCutOffAPage) {
   for (const uint64_t cut : {1u, 9u, 31u, 33u, 63u}) {
     const AttendShape shape{.q_heads = 2, .kv_heads = 1, .head_dim = 64, .queries = 2};
+    Rows x = MakeRows(Data::kNoise, 2, 1, 70, 64);
+    for (uint64_t t = 70 - cut; t < 70; ++t) {
+      for (uint32_t d = 0; d < 64; ++d) {
+        x.Store(0, t, d, 9000.0f * F16ToF32(x.x()[x.Index(0, t, d)]));
+      }
+    }
     CompareOne(shape, cut, [&](SequenceBuilder& side) {
       side.AddCodes(Typical(side.side(), 4, shape, 64, true), Data::kNoise, 1);
       Form page = UniformForm(side.side(), ops::kAxisToken, 32, 2, 1, 64, 70);
       page.padded_tokens = 128;
-      side.AddCodes(page, Data::kOutliers, 2, cut);
+      side.AddCodes(page, x, cut);
       side.AddRows(3, Data::kNoise, 3);
     });
     if (HasFatalFailure()) return;
+  }
+}
+
+// Logits that rise, for some heads, and fall, for others, all along the sequence, so that every
+// part of the sums is scaled down again and again. Half of the directions of the first values are
+// large.
+TEST(Attend, MaximumMovesAlongTheSequence) {
+  constexpr uint64_t kTokens = 864;
+  for (const uint32_t q_heads : {1u, 2u, 3u, 8u}) {
+    for (const ops::Axis axis : {ops::kAxisToken, ops::kAxisChannel}) {
+      for (const bool residual : {false, true}) {
+        const AttendShape shape{.q_heads = q_heads, .kv_heads = 1, .head_dim = 40, .queries = 2};
+        Rows keys = ZeroRows(1, kTokens, 40);
+        Rows values = MakeRows(Data::kNoise, 1, 1, kTokens, 40);
+        for (uint64_t t = 0; t < kTokens; ++t) {
+          for (uint32_t d = 0; d < 40; ++d) {
+            keys.Store(0, t, d, 4.0f * static_cast<float>(t) / kTokens * (d % 3 == 0 ? -1 : 1));
+            if (t < 256 && d % 2 == 0) values.Store(0, t, d, 20);
+          }
+        }
+        for (const uint64_t seed : {1u, 2u}) {
+          SequenceBuilder k(ops::kSideK, 1, 40);
+          SequenceBuilder v(ops::kSideV, 1, 40);
+          Form k_form = UniformForm(ops::kSideK, axis, 32, 8, 1, 40, kTokens);
+          Form v_form = UniformForm(ops::kSideV, axis, 32, 4, 1, 40, kTokens);
+          if (residual) {
+            k_form.spec.rank = v_form.spec.rank = 3;
+            k_form.spec.outliers = 20;
+            v_form.spec.outliers = 20;
+          }
+          k.AddCodes(k_form, keys);
+          v.AddCodes(v_form, values);
+          k.AddRows(3, Data::kNoise, 2);
+          v.AddRows(3, Data::kNoise, 3);
+          AttendCall call(shape, seed);
+          call.Add(k, v);
+          Compare(call);
+          if (HasFatalFailure()) return;
+        }
+      }
+    }
   }
 }
 
