@@ -235,6 +235,12 @@ TEST(Seal, LongVectors) {
       if (HasFatalFailure()) return;
     }
   }
+  // The longest segment there is, with runs of equal values longer than 8 bits count.
+  Form longest = UniformForm(ops::kSideK, ops::kAxisChannel, 8192, 2, 1, 32, 8192);
+  for (const uint64_t k : {82u, 3000u}) {
+    longest.spec.outliers = k;
+    Compare(longest, Data::kTies, k);
+  }
 }
 
 TEST(Seal, Random) {
