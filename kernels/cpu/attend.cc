@@ -64,9 +64,18 @@ inline const uint16_t* RowAt(const ops::Piece& piece, uint32_t head, uint64_t to
   return piece.rows + head * piece.rows_head_stride + token * piece.head_dim;
 }
 
+// Where the codes of a head begin that belong to a token. (Or near them: it is for prefetching.)
+inline const uint8_t* CodesAt(const ops::Sequence& sequence, uint32_t head, uint64_t token) {
+  const ops::Piece& piece = *sequence.pieces[PieceAt(sequence, token)];
+  const uint64_t first = token - piece.first_token;
+  if (piece.kind == ops::kRows) return reinterpret_cast<const uint8_t*>(RowAt(piece, head, first));
+  return piece.codes + piece.codes_head[head] + first / ops::kBlockTokens * piece.codes_block[head];
+}
+
 template <size_t kRows>
 void AttendChunk(const ops::AttendArgs& args, const ops::AttendItem& item, uint32_t head,
                  uint64_t begin, uint64_t end, Tile& tile, Temporaries& temp) {
+  temp.ahead = CodesAt(item.v, head, begin);
   ForPieces(item.k, begin, end,
             [&](const ops::Piece& piece, uint64_t first, uint64_t tokens, uint64_t place) {
               float* const scores = temp.scores[0] + place;
@@ -77,6 +86,7 @@ void AttendChunk(const ops::AttendArgs& args, const ops::AttendItem& item, uint3
               }
             });
   Softmax<kRows>(args.softcap, begin, end - begin, tile, temp);
+  temp.ahead = CodesAt(item.k, head, std::min(end, item.length - 1));
   ForPieces(item.v, begin, end,
             [&](const ops::Piece& piece, uint64_t first, uint64_t tokens, uint64_t place) {
               const float* const weights = temp.scores[0] + place;
@@ -92,16 +102,14 @@ void AttendChunk(const ops::AttendArgs& args, const ops::AttendItem& item, uint3
 // Calls f with the number of computed rows of a tile as a constant.
 template <typename F>
 HWY_INLINE void WithRows(const Tile& tile, const F& f) {
-  switch (tile.tile_rows) {
-    case 1:
-      return f(std::integral_constant<size_t, 1>{});
-    case 2:
-      return f(std::integral_constant<size_t, 2>{});
-    case 4:
-      return f(std::integral_constant<size_t, 4>{});
-    default:
-      return f(std::integral_constant<size_t, 8>{});
+  if (tile.tile_rows == 1) return f(std::integral_constant<size_t, 1>{});
+  if constexpr (ComputedRows(2) == 2) {
+    if (tile.tile_rows == 2) return f(std::integral_constant<size_t, 2>{});
   }
+  if constexpr (kMostRows == 8) {
+    if (tile.tile_rows == 8) return f(std::integral_constant<size_t, 8>{});
+  }
+  return f(std::integral_constant<size_t, 4>{});
 }
 
 class Attention {
@@ -125,12 +133,12 @@ class Attention {
     Worker& worker = schedule_.worker(worker_index);
     uint64_t begin = unit.end;
     uint64_t end = unit.begin;
-    const size_t tiles = (unit.rows + kTileRows - 1) / kTileRows;
+    const size_t tiles = (unit.rows + kMostRows - 1) / kMostRows;
     for (size_t i = 0; i < tiles; ++i) {
       Tile& tile = worker.tiles[i];
       const auto rows =
-          static_cast<uint32_t>(std::min<uint64_t>(kTileRows, unit.rows - i * kTileRows));
-      BeginTile(args_, item, unit.kv_head, unit.first_row + i * kTileRows, rows, tile);
+          static_cast<uint32_t>(std::min<uint64_t>(kMostRows, unit.rows - i * kMostRows));
+      BeginTile(args_, item, unit.kv_head, unit.first_row + i * kMostRows, rows, tile);
       begin = std::min(begin, tile.any_begin);
       end = std::max(end, tile.any_end);
     }
@@ -151,7 +159,7 @@ class Attention {
       Tile& tile = worker.tiles[i];
       WithRows(tile, [&](auto rows) { FlushLowRankValues<rows>(unit.kv_head, tile); });
       FlushLanes(tile);
-      for (uint64_t r = 0; r < tile.rows; ++r) Finish(unit, i * kTileRows + r, tile, r);
+      for (uint64_t r = 0; r < tile.rows; ++r) Finish(unit, i * kMostRows + r, tile, r);
     }
     if (unit.splits > 1) Arrive(unit, worker);
   }

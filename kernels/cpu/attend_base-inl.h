@@ -39,7 +39,18 @@ using VH = hn::Vec<DH>;
 using VU = hn::Vec<DU>;
 using V4 = hn::Vec<D4>;
 
-#define KVG_LAMBDA_INLINE __attribute__((always_inline))
+// UndefinedBehaviorSanitizer would check every captured reference at every step that is unrolled,
+// which takes minutes to compile. (AddressSanitizer still sees the loads.)
+#define KVG_LAMBDA_INLINE __attribute__((always_inline, no_sanitize("undefined")))
+
+// The most rows of a tile: 8 need the 32 registers of AVX-512; with fewer they gain little.
+inline constexpr size_t kMostRows = kN == 16 ? 8 : 4;
+// The number of rows to be computed for `rows` rows. Each possible one is code of its own.
+inline constexpr uint32_t ComputedRows(uint32_t rows) {
+  if (rows == 1) return 1;
+  if (rows == 2 && kN >= 8) return 2;
+  return rows <= 4 ? 4 : 8;
+}
 
 template <size_t... kI, typename F>
 HWY_INLINE void UnrollIndices(std::index_sequence<kI...>, const F& f) {
@@ -104,20 +115,28 @@ HWY_INLINE VF FinishPairSum(const PairSum& sum) {
   return hn::ConvertTo(DF(), hn::RearrangeToOddPlusEven(sum.sum0, sum.sum1));
 }
 
-// Rounds 2N values to int16 and stores them as kN pairs of neighbours. Vectors are packed without
-// crossing their 128-bit blocks: pair p of a sequence of values lies at PairPos(p), and
-// PairPos(8 * i + p) = PairPos(8 * i) + PairPos(p) for p < 8. Returns what rounding took away.
-struct Rests {
-  VF first, second;
-};
-HWY_INLINE Rests StorePairs(VF first, VF second, int32_t* to) {
-  const VI int0 = hn::NearestInt(first);
-  const VI int1 = hn::NearestInt(second);
-  const VH packed = hn::ReorderDemote2To(DH(), int0, int1);
+// Rounds 2N products a * b, each of at most 16 bits, to int16 and stores them as kN pairs of
+// neighbours. Pair p of a sequence of values lies at PairPos(p); PairPos(8 * i + p) = PairPos(8 *
+// i)
+// + PairPos(p) for p < 8.
+HWY_INLINE void StorePairs(VF a0, VF b0, VF a1, VF b1, int32_t* to) {
+#if HWY_MAX_BYTES == 64
+  // Behind the binary point of a number of this size there is nothing, and its lower 16 bits are
+  // the integer.
+  const VF magic = hn::Set(DF(), 0x1.8p23f);
+  const VI sum0 = hn::BitCast(DI(), hn::MulAdd(a0, b0, magic));
+  const VI sum1 = hn::BitCast(DI(), hn::MulAdd(a1, b1, magic));
+  const VH even = hn::Add(hn::Iota(DH(), 0), hn::Iota(DH(), 0));
+  hn::StoreU(VI{_mm512_permutex2var_epi16(sum0.raw, even.raw, sum1.raw)}, DI(), to);
+#else
+  // Vectors are packed without crossing their 128-bit blocks.
+  const VH packed =
+      hn::ReorderDemote2To(DH(), hn::NearestInt(hn::Mul(a0, b0)), hn::NearestInt(hn::Mul(a1, b1)));
   hn::StoreU(hn::BitCast(DI(), packed), DI(), to);
-  return {hn::Sub(first, hn::ConvertTo(DF(), int0)), hn::Sub(second, hn::ConvertTo(DF(), int1))};
+#endif
 }
 inline constexpr size_t PairPos(size_t pair) {
+  if (kN == 16) return pair;
   const size_t value = 2 * pair;
   const size_t lane = value % kN;
   return value / (2 * kN) * kN + lane / 4 * 4 + value / kN % 2 * 2 + lane % 4 / 2;
@@ -137,6 +156,24 @@ HWY_INLINE VF SumBlocks(VF a, VF b, VF c, VF d) {
   const auto cd64 = hn::BitCast(d64, cd);
   return hn::Add(hn::BitCast(df, hn::InterleaveLower(d64, ab64, cd64)),
                  hn::BitCast(df, hn::InterleaveUpper(d64, ab64, cd64)));
+}
+
+// sums[r] = sum of the lanes of v[r].
+template <size_t kRows>
+HWY_INLINE void SumRows(const VF (&v)[kRows], float* sums) {
+  if constexpr (kRows % 4 == 0) {
+    const D4 d4;
+    Unroll<kRows / 4>([&](auto i) KVG_LAMBDA_INLINE {
+      const VF blocks = SumBlocks(v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]);
+      HWY_ALIGN float parts[kN];
+      hn::Store(blocks, DF(), parts);
+      V4 sum = hn::Load(d4, parts);
+      for (size_t k = 4; k < kN; k += 4) sum = hn::Add(sum, hn::Load(d4, parts + k));
+      hn::StoreU(sum, d4, sums + 4 * i);
+    });
+  } else {
+    for (size_t r = 0; r < kRows; ++r) sums[r] = SumLanes(v[r]);
+  }
 }
 
 // Lane i is the sum of the lanes of v[i].

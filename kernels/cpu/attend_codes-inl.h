@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/attend_base-inl.h"
 #include "kernels/ops.h"
 
@@ -70,15 +71,40 @@ HWY_INLINE VH Unpack(const uint8_t* tile, size_t half) {
 
 // How many vectors of codes are worked on beside one another: as many as share a broadcast and
 // leave the accumulators in registers.
+inline constexpr size_t kBeside = 2;
+
+// Pairs take turns with so many sums, since each multiply-add waits for the one before.
 template <size_t kRows>
-inline constexpr size_t kBeside = kRows == 8 && kN < 16 ? 1 : 2;
+inline constexpr size_t kTurns = kRows == 1   ? 4
+                                 : kRows == 2 ? 2
+                                              : 1;
 
 template <size_t kRows, size_t kU>
-using Sums = PairSum[kRows][kU];
+using Sums = PairSum[kRows][kU][kTurns<kRows>];
 
 template <size_t kRows, size_t kU>
 HWY_INLINE void ClearSums(Sums<kRows, kU>& sums) {
-  Unroll<kRows * kU>([&](auto i) KVG_LAMBDA_INLINE { sums[i / kU][i % kU] = ZeroPairSum(); });
+  Unroll<kRows * kU>([&](auto i) KVG_LAMBDA_INLINE {
+    Unroll<kTurns<kRows>>([&](auto turn)
+                              KVG_LAMBDA_INLINE { sums[i / kU][i % kU][turn] = ZeroPairSum(); });
+  });
+}
+
+template <size_t kTurns>
+HWY_INLINE VF FinishSum(const PairSum (&sum)[kTurns]) {
+  PairSum total = sum[0];
+  Unroll<kTurns - 1>([&](auto i) KVG_LAMBDA_INLINE {
+    total.sum0 = hn::Add(total.sum0, sum[i + 1].sum0);
+    total.sum1 = hn::Add(total.sum1, sum[i + 1].sum1);
+  });
+  return FinishPairSum(total);
+}
+
+// Fetches as many bytes as a vector of tiles takes, and moves on.
+template <size_t kBytes>
+HWY_INLINE void FetchAhead(const uint8_t*& ahead) {
+  Unroll<kBytes / 64>([&](auto i) KVG_LAMBDA_INLINE { hwy::Prefetch(ahead + 64 * i); });
+  ahead += kBytes;
 }
 
 // Adds the 8 pairs of kU half tiles. `pairs` are those of the first row; PairPos of them starts at
@@ -91,7 +117,9 @@ HWY_INLINE void AddHalfTiles(const uint8_t* const (&tile)[kU], const size_t (&ha
     Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE { codes[u] = Unpack<kWidth, p>(tile[u], half[u]); });
     Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
       const VH factors = BroadcastPair(pairs + r * (kDims / 2) + PairPos(p));
-      Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE { PairMulAdd(codes[u], factors, sums[r][u]); });
+      Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE {
+        PairMulAdd(codes[u], factors, sums[r][u][p % kTurns<kRows>]);
+      });
     });
   });
 }
@@ -106,15 +134,15 @@ struct ScoreRun {
   const int32_t* pairs;  // [rows][kDims / 2] queries of all tiles
   float* scores;         // [rows][kScoreStride], at the first token
   // Channel axis: score += mul * sum + add. Token axis, with scale and minimum of the token:
-  // score += (mul * sum + rest) * scale + add * minimum.
-  float mul[kTileRows], add[kTileRows], rest[kTileRows];
+  // score += mul * sum * scale + add * minimum.
+  float mul[kTileRows], add[kTileRows];
   const uint16_t* scale;  // of the first token; nullptr = channel axis
   const uint16_t* minimum;
 };
 
 template <size_t kWidth, size_t kRows>
-HWY_NOINLINE void AddScores(const ScoreRun& run) {
-  constexpr size_t kU = kBeside<kRows>;
+HWY_NOINLINE const uint8_t* AddScores(const ScoreRun& run, const uint8_t* ahead) {
+  constexpr size_t kU = kBeside;
   const DF df;
   for (size_t block = 0; block < run.blocks; ++block) {
     const uint8_t* const first = run.codes + block * run.block_bytes;
@@ -131,6 +159,7 @@ HWY_NOINLINE void AddScores(const ScoreRun& run) {
         for (size_t i = run.first_tile; i < run.first_tile + run.tiles; ++i) {
           AddHalfTiles<kWidth, kRows, kU>(tile, half, run.pairs + PairPos(8 * i), sums);
           Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE { tile[u] += kWidth * kRowBytes; });
+          if (column == 0) FetchAhead<kWidth * kRowBytes>(ahead);
         }
       }
       Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE {
@@ -139,7 +168,7 @@ HWY_NOINLINE void AddScores(const ScoreRun& run) {
           Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
             float* const to = run.scores + r * kScoreStride + token;
             const VF sum = hn::Add(hn::LoadU(df, to), hn::Set(df, run.add[r]));
-            hn::StoreU(hn::MulAdd(FinishPairSum(sums[r][u]), hn::Set(df, run.mul[r]), sum), df, to);
+            hn::StoreU(hn::MulAdd(FinishSum(sums[r][u]), hn::Set(df, run.mul[r]), sum), df, to);
           });
         } else {
           const VF scale = LoadF16(run.scale + token);
@@ -147,14 +176,14 @@ HWY_NOINLINE void AddScores(const ScoreRun& run) {
           Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
             float* const to = run.scores + r * kScoreStride + token;
             const VF sum = hn::MulAdd(minimum, hn::Set(df, run.add[r]), hn::LoadU(df, to));
-            const VF dot = hn::MulAdd(FinishPairSum(sums[r][u]), hn::Set(df, run.mul[r]),
-                                      hn::Set(df, run.rest[r]));
+            const VF dot = hn::Mul(FinishSum(sums[r][u]), hn::Set(df, run.mul[r]));
             hn::StoreU(hn::MulAdd(dot, scale, sum), df, to);
           });
         }
       });
     }
   }
+  return ahead;
 }
 
 // Weighted sums of consecutive tiles of equal width over consecutive blocks of one head (at most
@@ -174,8 +203,8 @@ struct ValueRun {
 };
 
 template <size_t kWidth, size_t kRows>
-HWY_NOINLINE void AddValues(const ValueRun& run) {
-  constexpr size_t kU = kBeside<kRows>;
+HWY_NOINLINE const uint8_t* AddValues(const ValueRun& run, const uint8_t* ahead) {
+  constexpr size_t kU = kBeside;
   const DF df;
   const size_t columns = run.tiles * kRowVectors;  // of kN directions
   for (size_t column = 0; column < columns; column += kU) {
@@ -197,6 +226,7 @@ HWY_NOINLINE void AddValues(const ValueRun& run) {
           AddHalfTiles<kWidth, kRows, kU>(tile, half, pairs + PairPos(8 * i), sums);
         }
         Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE { tile[u] += run.block_bytes; });
+        FetchAhead<kWidth * kRowBytes * kU / kRowVectors / 64 * 64>(ahead);
       }
     }
     Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE {
@@ -206,7 +236,7 @@ HWY_NOINLINE void AddValues(const ValueRun& run) {
         Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
           float* const to = run.acc + r * kAccStride + direction;
           const VF sum = hn::Add(hn::LoadU(df, to), hn::Set(df, run.add[r]));
-          hn::StoreU(hn::MulAdd(FinishPairSum(sums[r][u]), hn::Set(df, run.mul[r]), sum), df, to);
+          hn::StoreU(hn::MulAdd(FinishSum(sums[r][u]), hn::Set(df, run.mul[r]), sum), df, to);
         });
       } else {
         const VF scale = LoadF16(run.scale + direction);
@@ -214,12 +244,13 @@ HWY_NOINLINE void AddValues(const ValueRun& run) {
         Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
           float* const to = run.acc + r * kAccStride + direction;
           const VF sum = hn::MulAdd(minimum, hn::Set(df, run.add[r]), hn::LoadU(df, to));
-          const VF dot = hn::Mul(FinishPairSum(sums[r][u]), hn::Set(df, run.mul[r]));
+          const VF dot = hn::Mul(FinishSum(sums[r][u]), hn::Set(df, run.mul[r]));
           hn::StoreU(hn::MulAdd(dot, scale, sum), df, to);
         });
       }
     });
   }
+  return ahead;
 }
 
 // Calls f with the width as a constant.
@@ -243,13 +274,14 @@ HWY_INLINE void WithWidth(size_t width, const F& f) {
   }
 }
 
+// `ahead`: memory to be fetched meanwhile.
 template <size_t kRows>
-void AddScores(size_t width, const ScoreRun& run) {
-  WithWidth(width, [&](auto w) { AddScores<w, kRows>(run); });
+void AddScores(size_t width, const ScoreRun& run, const uint8_t*& ahead) {
+  WithWidth(width, [&](auto w) { ahead = AddScores<w, kRows>(run, ahead); });
 }
 template <size_t kRows>
-void AddValues(size_t width, const ValueRun& run) {
-  WithWidth(width, [&](auto w) { AddValues<w, kRows>(run); });
+void AddValues(size_t width, const ValueRun& run, const uint8_t*& ahead) {
+  WithWidth(width, [&](auto w) { ahead = AddValues<w, kRows>(run, ahead); });
 }
 
 }  // namespace kvg::cpu::HWY_NAMESPACE::attend

@@ -61,7 +61,9 @@ void UpdateQueryFactor(const ops::Piece& piece, size_t head, Tile& tile) {
         sums[r] = hn::MulAdd(hn::Load(df, tile.q[r] + d), factor, sums[r]);
       });
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { tile.q_factor[r][f] = SumLanes(sums[r]); });
+    float dots[kRows];
+    SumRows<kRows>(sums, dots);
+    for (size_t r = 0; r < kRows; ++r) tile.q_factor[r][f] = dots[r];
   }
 }
 
@@ -127,9 +129,9 @@ void AddLowRankValues(const Region& region, const float* weights, const float* u
         sums[r] = hn::MulAdd(hn::Load(df, weights + r * kChunk + t), factor, sums[r]);
       });
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-      tile.acc[r][piece.dirs + f] += unit[r] * SumLanes(sums[r]);
-    });
+    float dots[kRows];
+    SumRows<kRows>(sums, dots);
+    for (size_t r = 0; r < kRows; ++r) tile.acc[r][piece.dirs + f] += unit[r] * dots[r];
   }
 }
 

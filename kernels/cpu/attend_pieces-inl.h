@@ -61,10 +61,6 @@ inline size_t GroupTiles(const ops::Piece& piece) {
 
 // ---------------------------------------------------------------------------------------- scores
 
-// Scores are sums of codes times rounded queries. What rounding takes away is made good as if each
-// code were the middle one, which leaves a third of the error or less.
-inline float MiddleCode(size_t width) { return 0.5f * static_cast<float>((1u << width) - 1); }
-
 // Channel axis: the scale of a group of tokens is folded into the query, of which there is then a
 // 16-bit copy for each group. Tiles of one width have a unit of their own, from the largest scales
 // in the region: the fewer bits, the larger are scales, and wider codes would suffer.
@@ -94,11 +90,9 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
     });
   }
   ScoreRun run;
-  float rest_unit[kRows];
   for (size_t r = 0; r < kRows; ++r) {
     const Quant quant = QuantFor(MaxLanes(bound[r]));
     run.mul[r] = quant.step;
-    rest_unit[r] = quant.step * MiddleCode(tiles.width);
     const VF inverse = hn::Set(df, quant.inverse);
     for (size_t d = 0; d < dirs; d += kN) {
       const VF q = hn::Load(df, tile.q[r] + first_dir + d);
@@ -117,8 +111,7 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
     const uint16_t* const scale = scales + g * piece.scale_group_stride;
     const uint16_t* const minimum = minima + g * piece.scale_group_stride;
     VF dots[kRows];
-    VF rests[kRows];
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { dots[r] = rests[r] = hn::Zero(df); });
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { dots[r] = hn::Zero(df); });
     for (size_t d = 0; d < dirs; d += 2 * kN) {
       const bool two = kN < 16 || d + kN < dirs;
       const VF scale0 = LoadF16(scale + d);
@@ -126,50 +119,39 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
       const VF minimum0 = LoadF16(minimum + d);
       const VF minimum1 = two ? LoadF16(minimum + d + kN) : hn::Zero(df);
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-        const Rests rest = StorePairs(hn::Mul(hn::Load(df, temp.scaled_q[r] + d), scale0),
-                                      hn::Mul(hn::Load(df, temp.scaled_q[r] + d + kN), scale1),
-                                      temp.pairs[r] + d / 2);
-        rests[r] = hn::Add(rests[r], hn::Add(rest.first, rest.second));
+        StorePairs(hn::Load(df, temp.scaled_q[r] + d), scale0,
+                   hn::Load(df, temp.scaled_q[r] + d + kN), scale1, temp.pairs[r] + d / 2);
         const float* const q = tile.q[r] + first_dir + d;
         dots[r] = hn::MulAdd(hn::Load(df, q), minimum0, dots[r]);
         dots[r] = hn::MulAdd(hn::Load(df, q + kN), minimum1, dots[r]);
       });
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-      run.add[r] = SumLanes(hn::MulAdd(rests[r], hn::Set(df, rest_unit[r]), dots[r]));
-    });
+    SumRows<kRows>(dots, run.add);
     const size_t begin = std::max(g * piece.group, region.begin) - region.begin;
     const size_t end = std::min((g + 1) * piece.group - region.begin, region.padded());
     run.blocks = (end - begin) / ops::kBlockTokens;
     run.scores = scores + begin;
     run.codes = codes + begin / ops::kBlockTokens * run.block_bytes;
-    AddScores<kRows>(tiles.width, run);
+    AddScores<kRows>(tiles.width, run, temp.ahead);
   }
 }
 
-// Sums of a query, and of what rounding took away, over groups of directions.
+// Sums of a query over groups of directions.
 inline void SumQueryGroups(size_t group_tiles, size_t tiles, Tile& tile, size_t r) {
   const DF df;
-  const float step = tile.q_step[r];
-  const VF inverse = hn::Set(df, step > 0 ? 1.0f / step : 0.0f);
   for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
     const size_t end = std::min(first + group_tiles, tiles) * ops::kTileDirs;
     VF sum = hn::Zero(df);
-    VF rest = hn::Zero(df);
     for (size_t d = first * ops::kTileDirs; d < end; d += kN) {
-      const VF q = hn::Load(df, tile.q[r] + d);
-      const VF x = hn::Mul(q, inverse);
-      sum = hn::Add(sum, q);
-      rest = hn::Add(rest, hn::Sub(x, hn::Round(x)));
+      sum = hn::Add(sum, hn::Load(df, tile.q[r] + d));
     }
     tile.q_group_sum[r][g] = SumLanes(sum);
-    tile.q_group_rest[r][g] = SumLanes(rest) * step;
   }
 }
 
 // Token axis: the query as it is; a token's scale multiplies the sum over its group of directions.
 template <size_t kRows>
-void AddTokenScores(const Region& region, Tile& tile, float* scores) {
+void AddTokenScores(const Region& region, Tile& tile, Temporaries& temp, float* scores) {
   const ops::Piece& piece = *region.piece;
   const size_t tiles = piece.dirs / ops::kTileDirs;
   const size_t group_tiles = GroupTiles(piece);
@@ -190,17 +172,13 @@ void AddTokenScores(const Region& region, Tile& tile, float* scores) {
         region.head * piece.scale_head_stride + g * piece.scale_group_stride + region.begin;
     run.scale = piece.scale + at;
     run.minimum = piece.minimum + at;
-    const float middle = MiddleCode(RegionWidths(region)[first]);  // one width in a group
-    for (size_t r = 0; r < kRows; ++r) {
-      run.add[r] = tile.q_group_sum[r][g];
-      run.rest[r] = tile.q_group_rest[r][g] * middle;
-    }
+    for (size_t r = 0; r < kRows; ++r) run.add[r] = tile.q_group_sum[r][g];
     offset = ForWidthRuns(RegionWidths(region), first, std::min(first + group_tiles, tiles), offset,
                           [&](const WidthRun& width_run) {
                             run.codes = codes + width_run.offset;
                             run.first_tile = width_run.begin;
                             run.tiles = width_run.end - width_run.begin;
-                            AddScores<kRows>(width_run.width, run);
+                            AddScores<kRows>(width_run.width, run, temp.ahead);
                           });
   }
 }
@@ -214,7 +192,7 @@ void CodeScores(const Region& region, Tile& tile, Temporaries& temp, float* scor
         RegionWidths(region), 0, region.piece->dirs / ops::kTileDirs, 0,
         [&](const WidthRun& tiles) { AddChannelScores<kRows>(region, tile, tiles, temp, scores); });
   } else {
-    AddTokenScores<kRows>(region, tile, scores);
+    AddTokenScores<kRows>(region, tile, temp, scores);
   }
   AddSparseScores<kRows>(region, tile, temp, scores);
 }
@@ -278,21 +256,22 @@ void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Tempor
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
         const VF w0 = hn::Load(df, temp.weights[r] + t);
         const VF w1 = hn::Load(df, temp.weights[r] + t + kN);
-        StorePairs(hn::Mul(w0, scale0), hn::Mul(w1, scale1), temp.pairs[r] + t / 2);
+        StorePairs(w0, scale0, w1, scale1, temp.pairs[r] + t / 2);
         sums[r] = hn::MulAdd(w0, minimum0, sums[r]);
         sums[r] = hn::MulAdd(w1, minimum1, sums[r]);
       });
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+    SumRows<kRows>(sums, run.add);
+    for (size_t r = 0; r < kRows; ++r) {
       run.mul[r] = quant[r].step * largest;
-      run.add[r] = quant[r].step * SumLanes(sums[r]);
-    });
+      run.add[r] *= quant[r].step;
+    }
     offset = ForWidthRuns(RegionWidths(region), first, std::min(first + group_tiles, tiles), offset,
                           [&](const WidthRun& width_run) {
                             run.codes = codes + width_run.offset;
                             run.tiles = width_run.end - width_run.begin;
                             run.acc = tile.acc[0] + width_run.begin * ops::kTileDirs;
-                            AddValues<kRows>(width_run.width, run);
+                            AddValues<kRows>(width_run.width, run, temp.ahead);
                           });
   }
 }
@@ -304,8 +283,9 @@ void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temp
   const ops::Piece& piece = *region.piece;
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t t = 0; t < region.padded(); t += 2 * kN) {
-      StorePairs(hn::Load(df, temp.weights[r] + t), hn::Load(df, temp.weights[r] + t + kN),
-                 temp.pairs[r] + t / 2);
+      const VF one = hn::Set(df, 1.0f);
+      StorePairs(hn::Load(df, temp.weights[r] + t), one, hn::Load(df, temp.weights[r] + t + kN),
+                 one, temp.pairs[r] + t / 2);
     }
   }
   ValueRun run;
@@ -334,7 +314,7 @@ void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temp
                    run.acc = tile.acc[0] + direction;
                    run.scale = piece.scale + at + direction;
                    run.minimum = piece.minimum + at + direction;
-                   AddValues<kRows>(width_run.width, run);
+                   AddValues<kRows>(width_run.width, run, temp.ahead);
                  });
     begin = end;
   }

@@ -59,7 +59,7 @@ inline void BeginTile(const ops::AttendArgs& args, const ops::AttendItem& item, 
   const DF df;
   const uint64_t group = args.q_heads / args.kv_heads;
   tile.rows = rows;
-  tile.tile_rows = rows <= 2 ? rows : rows <= 4 ? 4 : 8;
+  tile.tile_rows = ComputedRows(rows);
   tile.any_begin = item.length;
   tile.any_end = 0;
   // Logits are in units of log2, but for the soft cap, which multiplies by that later.
@@ -87,8 +87,8 @@ inline void BeginTile(const ops::AttendArgs& args, const ops::AttendItem& item, 
     tile.q_step[r] = quant.step;
     const VF inverse = hn::Set(df, quant.inverse);
     for (size_t d = 0; d < kDims; d += 2 * kN) {
-      StorePairs(hn::Mul(hn::Load(df, tile.q[r] + d), inverse),
-                 hn::Mul(hn::Load(df, tile.q[r] + d + kN), inverse), tile.q_pairs[r] + d / 2);
+      StorePairs(hn::Load(df, tile.q[r] + d), inverse, hn::Load(df, tile.q[r] + d + kN), inverse,
+                 tile.q_pairs[r] + d / 2);
     }
     std::fill_n(tile.acc[r], kAccStride, 0.0f);
     tile.row_max[r] = kLowestMax;

@@ -12,12 +12,12 @@
 
 namespace kvg::cpu::attention {
 
-// Rows are (query, query head) pairs that read the same KV head. A tile of them shares every load
-// and every unpacked code; a unit of work holds up to kUnitTiles tiles, which share the chunk of
-// tokens in the first-level cache.
+// Rows are (query, query head) pairs that read the same KV head. A tile of them, at most kTileRows
+// (the target decides), shares every load and every unpacked code; the tiles of a unit of work
+// share the chunk of tokens in the first-level cache.
 inline constexpr size_t kTileRows = 8;
-inline constexpr size_t kUnitTiles = 4;
-inline constexpr size_t kUnitRows = kTileRows * kUnitTiles;
+inline constexpr size_t kUnitRows = 32;
+inline constexpr size_t kUnitTiles = 8;  // enough for 4 rows in each
 
 // Tokens whose scores are computed before their values are added. A multiple of kBlockTokens; at
 // most 256, so that sums of 15-bit weights times 8-bit codes stay below 2^31, and so that a token's
@@ -59,7 +59,6 @@ struct alignas(64) Tile {
   int32_t q_pairs[kTileRows][kDims / 2];  // q as pairs of int16, order of PairPos
   float q_lanes[kTileRows / kLanes][kDims][kLanes];
   float q_group_sum[kTileRows][kTiles];      // sums of q over groups of q_sum_group directions
-  float q_group_rest[kTileRows][kTiles];     // sums of what rounding q to q_pairs took away
   float q_factor[kTileRows][ops::kMaxRank];  // q times the factor b of q_factor_piece
   // Weighted sum of values; behind the directions, the weighted sum of the factor a of
   // acc_factor_piece that is yet to be multiplied by b.
@@ -92,6 +91,8 @@ struct alignas(64) Temporaries {
   float sparse_value[kSparseBatch + 16];
   uint8_t sparse_token[kSparseBatch + 16];
   float weight_max[kTileRows];  // largest weight of the chunk
+  // What is read next, to be fetched while codes are worked on; advances.
+  const uint8_t* ahead;
 };
 static_assert(kChunk <= kDims, "`pairs` and `scale` hold a chunk as well as a head");
 
