@@ -17,30 +17,13 @@ struct Entry {
   Table table;
 };
 
-// An operation whose file is not there yet is the reference's.
-#if __has_include("kernels/cpu/seal.cc")
-#define KVG_CPU_SEAL(name_space) cpu::name_space::SealScratch, cpu::name_space::Seal
-#else
-#define KVG_CPU_SEAL(name_space) ReferenceTable().seal_scratch, ReferenceTable().seal
-#endif
-#if __has_include("kernels/cpu/read.cc")
-#define KVG_CPU_READ(name_space) cpu::name_space::Read
-#else
-#define KVG_CPU_READ(name_space) ReferenceTable().read
-#endif
-#if __has_include("kernels/cpu/ingest.cc")
-#define KVG_CPU_INGEST(name_space) cpu::name_space::Ingest
-#else
-#define KVG_CPU_INGEST(name_space) ReferenceTable().ingest
-#endif
-
-#define KVG_CPU_ENTRY(target)                                                          \
-  Entry {                                                                              \
-    HWY_##target, {                                                                    \
-      kOpsMagic, kOpsVersion, sizeof(Table), #target, cpu::N_##target::AttendScratch,  \
-          cpu::N_##target::Attend, KVG_CPU_SEAL(N_##target), KVG_CPU_READ(N_##target), \
-          KVG_CPU_INGEST(N_##target)                                                   \
-    }                                                                                  \
+#define KVG_CPU_ENTRY(target)                                                                  \
+  Entry {                                                                                      \
+    HWY_##target, {                                                                            \
+      kOpsMagic, kOpsVersion, sizeof(Table), #target, cpu::N_##target::AttendScratch,          \
+          cpu::N_##target::Attend, cpu::N_##target::SealScratch, cpu::N_##target::Seal,        \
+          cpu::N_##target::Read, cpu::N_##target::Ingest                                       \
+    }                                                                                          \
   }
 
 struct Tables {
