@@ -22,6 +22,26 @@ static void check_same(const kvt_picture *want, const kvt_rig *rig, const kvg_ca
   CHECK(kvt_unchanged(want, rig, cache, 0));
 }
 
+/* What every token decodes to, to the bit. Attention may sum the same tokens in another order where
+ * they lie in segments of other lengths. */
+static float *all_rows(const kvt_rig *rig, const kvg_cache *cache, uint64_t length) {
+  const size_t side = kvt_elements(rig, length);
+  float *rows = (float *)kvt_malloc(2 * side * sizeof(float));
+  memset(rows, 0, 2 * side * sizeof(float));
+  OK(KVG(cache_read)(cache, 0, KVG_SIDE_K, 0, length, KVG_F32, rows, side * sizeof(float),
+                     &kvt_err));
+  OK(KVG(cache_read)(cache, 0, KVG_SIDE_V, 0, length, KVG_F32, rows + side, side * sizeof(float),
+                     &kvt_err));
+  return rows;
+}
+
+static void check_rows(const float *want, const kvt_rig *rig, uint64_t length) {
+  float *rows = all_rows(rig, rig->cache, length);
+  CHECK(kvt_length(rig->cache, 0) == length);
+  CHECK(memcmp(want, rows, 2 * kvt_elements(rig, length) * sizeof(float)) == 0);
+  free(rows);
+}
+
 static void append_pieces(const kvt_rig *rig, kvg_cache *cache, uint64_t from, uint64_t to,
                           uint32_t most) {
   while (from < to) {
@@ -37,22 +57,26 @@ static void append_pieces(const kvt_rig *rig, kvg_cache *cache, uint64_t from, u
 static void pieces(const char *recipe, uint32_t head_dim) {
   enum { LENGTH = 460, ROUNDS = 6 };
   kvt_rig rig;
-  kvt_picture single, whole;
+  kvt_picture attended;
+  float *single;
   int round;
   if (!kvt_rig_open(&rig, recipe, 1, 4, 2, head_dim, NULL)) return;
   append_pieces(&rig, rig.cache, 0, LENGTH, 1);
-  kvt_picture_take(&single, &rig, rig.cache, 0);
+  kvt_picture_take(&attended, &rig, rig.cache, 0);
+  single = all_rows(&rig, rig.cache, LENGTH);
   OK(KVG(cache_clear)(rig.cache, &kvt_err));
   OK(kvt_append(&rig, rig.cache, 0, 0, LENGTH, 1, &kvt_err));
-  kvt_picture_take(&whole, &rig, rig.cache, 0);
-  if (is_blockwise(recipe)) CHECK(kvt_picture_same(&single, &whole));
+  if (is_blockwise(recipe)) check_rows(single, &rig, LENGTH);
   for (round = 0; round < ROUNDS; round++) {
     OK(KVG(cache_clear)(rig.cache, &kvt_err));
     append_pieces(&rig, rig.cache, 0, LENGTH, is_blockwise(recipe) && round % 2 ? 300 : 64);
-    check_same(&single, &rig, rig.cache);
+    check_rows(single, &rig, LENGTH);
   }
-  kvt_picture_free(&single);
-  kvt_picture_free(&whole);
+  OK(KVG(cache_clear)(rig.cache, &kvt_err));
+  append_pieces(&rig, rig.cache, 0, LENGTH, 1);
+  check_same(&attended, &rig, rig.cache);
+  kvt_picture_free(&attended);
+  free(single);
   kvt_rig_close(&rig);
 }
 
