@@ -35,10 +35,11 @@ fi
 
 header=../capi/include/kvgear/kvgear.h
 
+# The parse tree, for gogen.py and javagen.py. It differs from run to run, what is made of it does not.
+"$swig" -xml -Wall -Werror -DSWIGWORDSIZE64 -I../capi/include -o "$work/kvgear.xml" swig/kvgear.i
+
 make_go() {
   local raw=go/internal/raw
-  # The parse tree, for gogen.py. It differs from run to run, what is made of it does not.
-  "$swig" -xml -Wall -Werror -DSWIGWORDSIZE64 -I../capi/include -o "$work/kvgear.xml" swig/kvgear.i
   (cd swig && "$swig" -go -cgo -Wall -Werror -intgosize 64 -DSWIGWORDSIZE64 -I../../capi/include -module raw \
     -o "$work/raw_wrap.c" -outdir "$work" kvgear.i)
   cp "$header" $raw/kvgear.h
@@ -48,7 +49,19 @@ make_go() {
   gofmt -w go
 }
 
+make_java() {
+  local raw=java/src/main/java/org/kvgear/internal
+  mkdir "$work/java"
+  (cd swig && "$swig" -java -doxygen -Wall -Werror -DSWIGWORDSIZE64 -I../../capi/include -module Raw -package org.kvgear.internal \
+    -o "$work/java/raw_wrap.c" -outdir "$work/java" kvgear.i)
+  sed -i 's/ *$//' "$work"/java/*
+  cp "$work"/java/*.java $raw/
+  cp "$work/java/raw_wrap.c" java/src/main/c/
+  swig/javagen.py "$work/kvgear.xml" "$header" java
+}
+
 make_go
+make_java
 for script in swig/*/regenerate.sh; do  # languages with a folder of their own
   if [ -e "$script" ]; then "$script"; fi
 done

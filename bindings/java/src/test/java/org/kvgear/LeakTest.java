@@ -1,0 +1,83 @@
+package org.kvgear;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.nio.file.Path;
+import org.junit.jupiter.api.Test;
+
+/** Memory of the process after many objects were made and closed. pom.xml gives Java a heap of one size, touched at the start. */
+class LeakTest {
+  private static final int MILLION = 1_000_000;
+  private static final long ROOM = 8 << 20; // for Java's own
+
+  @Test
+  void aMillionCaches() {
+    try (KvgRuntime runtime = KvgRuntime.create(); KvgPlan plan = KvgPlan.create(Support.SHAPE, "gear-2")) {
+      Tensor row = Tensor.copyOf(Support.fill(Support.ROW, 1));
+      cycles(MILLION / 2, runtime, plan, row);
+      long before = resident();
+      long heap = heap();
+      cycles(MILLION, runtime, plan, row);
+      assertEquals(0, runtime.memory());
+      assertSteady(before, heap);
+    }
+  }
+
+  private static void cycles(int n, KvgRuntime runtime, KvgPlan plan, Tensor row) {
+    for (int i = 0; i < n; i++) {
+      try (KvgCache cache = runtime.newCache(plan)) {
+        if (i % 50 == 0) { // the whole way of a cache now and then, failures included
+          cache.append(0, row, row);
+          cache.fork().close();
+          try {
+            cache.truncate(0, 5);
+          } catch (KvgException e) {
+            assertEquals(Status.INVALID, e.status());
+          }
+        }
+      }
+    }
+  }
+
+  @Test
+  void runtimesPlansAndSinks() {
+    others(20_000);
+    long before = resident();
+    long heap = heap();
+    others(100_000);
+    assertSteady(before, heap);
+  }
+
+  private static void others(int n) {
+    for (int i = 0; i < n; i++) {
+      try (KvgRuntime runtime = KvgRuntime.create(); KvgPlan plan = KvgPlan.create(Support.SHAPE, "gear-2;1:int8")) {
+        runtime.setLog((level, message) -> {});
+        runtime.setLog((level, message) -> {});
+        assertEquals(2, plan.shape().layers());
+      }
+    }
+  }
+
+  private static void assertSteady(long resident, long heap) {
+    long grown = heap() - heap;
+    assertTrue(grown < ROOM, "Java's heap has grown by " + grown + " bytes");
+    grown = resident() - resident;
+    assertTrue(grown < ROOM, "the process has grown by " + grown + " bytes");
+  }
+
+  private static long heap() {
+    System.gc();
+    Runtime runtime = Runtime.getRuntime();
+    return runtime.totalMemory() - runtime.freeMemory();
+  }
+
+  private static long resident() {
+    for (String line : Support.lines(Path.of("/proc/self/status"))) {
+      if (line.startsWith("VmRSS:")) {
+        return Long.parseLong(line.replaceAll("[^0-9]", "")) * 1024;
+      }
+    }
+    throw new AssertionError("no VmRSS");
+  }
+}
