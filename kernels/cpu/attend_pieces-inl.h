@@ -59,6 +59,31 @@ inline size_t GroupTiles(const ops::Piece& piece) {
   return piece.group >= piece.head_dim ? tiles : piece.group / ops::kTileDirs;
 }
 
+// Maxima of scales, which are not negative: their bits are then in the order of the numbers.
+template <size_t kScales>
+class LargestScales {
+ public:
+  HWY_INLINE LargestScales() {
+    Unroll<kScales / kStep>([&](auto i) KVG_LAMBDA_INLINE { most_[i] = hn::Zero(D()); });
+  }
+  HWY_INLINE void Add(const uint16_t* scales) {
+    Unroll<kScales / kStep>([&](auto i) KVG_LAMBDA_INLINE {
+      most_[i] = hn::Max(most_[i], hn::LoadU(D(), scales + i * kStep));
+    });
+  }
+  HWY_INLINE void Store(float* to) const {
+    HWY_ALIGN uint16_t bits[kScales];
+    Unroll<kScales / kStep>([&](auto i)
+                                KVG_LAMBDA_INLINE { hn::Store(most_[i], D(), bits + i * kStep); });
+    for (size_t i = 0; i < kScales; i += kN) hn::Store(LoadF16(bits + i), DF(), to + i);
+  }
+
+ private:
+  static constexpr size_t kStep = HWY_MIN(kScales, 2 * kN);
+  using D = hn::FixedTag<uint16_t, kStep>;
+  hn::Vec<D> most_[kScales / kStep];
+};
+
 // ---------------------------------------------------------------------------------------- scores
 
 // Channel axis: the scale of a group of tokens is folded into the query, of which there is then a
@@ -79,15 +104,19 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
 
   VF bound[kRows];
   Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { bound[r] = hn::Zero(df); });
-  for (size_t d = 0; d < dirs; d += kN) {
-    VF most = hn::Zero(df);
+  for (size_t d = 0; d < dirs; d += ops::kTileDirs) {
+    LargestScales<ops::kTileDirs> most;
     for (size_t g = first_group; g <= last_group; ++g) {
-      most = hn::Max(most, LoadF16(scales + g * piece.scale_group_stride + d));
+      most.Add(scales + g * piece.scale_group_stride + d);
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-      const VF q = hn::Load(df, tile.q[r] + first_dir + d);
-      bound[r] = hn::Max(bound[r], hn::Mul(most, hn::Abs(q)));
-    });
+    HWY_ALIGN float largest[ops::kTileDirs];
+    most.Store(largest);
+    for (size_t i = 0; i < ops::kTileDirs; i += kN) {
+      Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
+        const VF q = hn::Load(df, tile.q[r] + first_dir + d + i);
+        bound[r] = hn::Max(bound[r], hn::Mul(hn::Load(df, largest + i), hn::Abs(q)));
+      });
+    }
   }
   ScoreRun run;
   for (size_t r = 0; r < kRows; ++r) {
@@ -215,6 +244,25 @@ void ScaleWeights(const Region& region, const float* weights, const Quant* quant
   }
 }
 
+// The largest of n scales. Those behind may be of tokens that were taken back.
+HWY_INLINE float LargestScale(const uint16_t* scales, size_t n) {
+  LargestScales<ops::kBlockTokens> most;
+  size_t t = 0;
+  for (; t + ops::kBlockTokens <= n; t += ops::kBlockTokens) most.Add(scales + t);
+  if (t < n) {
+    HWY_ALIGN uint16_t last[ops::kBlockTokens] = {};
+    std::copy(scales + t, scales + n, last);
+    most.Add(last);
+  }
+  HWY_ALIGN float values[ops::kBlockTokens];
+  most.Store(values);
+  VF largest = hn::Zero(DF());
+  for (size_t i = 0; i < ops::kBlockTokens; i += kN) {
+    largest = hn::Max(largest, hn::Load(DF(), values + i));
+  }
+  return MaxLanes(largest);
+}
+
 // Token axis: the scales of a group of directions are folded into the weights, of which there is
 // then a 16-bit copy for each group.
 template <size_t kRows>
@@ -235,22 +283,13 @@ void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Tempor
         region.head * piece.scale_head_stride + g * piece.scale_group_stride + region.begin;
     const uint16_t* const scale = piece.scale + at;
     const uint16_t* const minimum = piece.minimum + at;
-    VF most = hn::Zero(df);
-    for (size_t t = 0; t < region.padded(); t += kN) {
-      const VF s = LoadF16(scale + t);
-      hn::Store(s, df, temp.scale + t);
-      // Slots behind the valid tokens may hold scales of tokens that were taken back.
-      const VF valid =
-          hn::IfThenElseZero(hn::FirstN(df, region.tokens > t ? region.tokens - t : 0), s);
-      most = hn::Max(most, valid);
-    }
-    const float largest = MaxLanes(most);
+    const float largest = LargestScale(scale, region.tokens);
     const VF inverse = hn::Set(df, largest > 0.0f ? 1.0f / largest : 0.0f);
     VF sums[kRows];
     Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { sums[r] = hn::Zero(df); });
     for (size_t t = 0; t < region.padded(); t += 2 * kN) {
-      const VF scale0 = hn::Mul(hn::Load(df, temp.scale + t), inverse);
-      const VF scale1 = hn::Mul(hn::Load(df, temp.scale + t + kN), inverse);
+      const VF scale0 = hn::Mul(LoadF16(scale + t), inverse);
+      const VF scale1 = hn::Mul(LoadF16(scale + t + kN), inverse);
       const VF minimum0 = LoadF16(minimum + t);
       const VF minimum1 = LoadF16(minimum + t + kN);
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/attend_base-inl.h"
 
 #if KVG_CPU_TARGET
@@ -49,6 +50,14 @@ HWY_INLINE VF RowDots(const uint16_t* const (&keys)[kN / kRows], const float (*q
   return SumEach(sums);
 }
 
+// Fetches what follows `rows` kFetchBytes later. The processor does so by itself, but starts anew
+// in every page.
+inline constexpr size_t kFetchBytes = 4096;
+HWY_INLINE void FetchRowsAhead(const uint16_t* rows, size_t elements) {
+  const auto* const from = reinterpret_cast<const uint8_t*>(rows) + kFetchBytes;
+  for (size_t i = 0; i < elements * sizeof(*rows); i += 64) hwy::Prefetch(from + i);
+}
+
 // scores[r][t] = q[r] . keys[t] for `tokens` tokens; stride of scores: kScoreStride. May write a
 // few scores more.
 template <size_t kRows>
@@ -60,6 +69,7 @@ void ScoreRows(const uint16_t* keys, size_t tokens, size_t head_dim, const float
   for (size_t t = 0; t < tokens; t += kTokens) {
     const uint16_t* at[kTokens];
     for (size_t i = 0; i < kTokens; ++i) at[i] = keys + std::min(t + i, tokens - 1) * head_dim;
+    FetchRowsAhead(at[0], kTokens * head_dim);
     for (size_t r = 0; r < kRows; r += kSub) {
       HWY_ALIGN float dots[kN];
       hn::Store(RowDots<kSub>(at, q + r, head_dim), df, dots);
@@ -74,7 +84,7 @@ void ScoreRows(const uint16_t* keys, size_t tokens, size_t head_dim, const float
 
 // acc[r] += sum of weights[r * kScoreStride + t] * values[t], over kU vectors of directions from
 // `values` on.
-template <size_t kRows, size_t kU, bool kHalf>
+template <size_t kRows, size_t kU, bool kHalf, bool kFetch = false>
 HWY_INLINE void AddRowColumns(const uint16_t* values, size_t tokens, size_t head_dim,
                               const float* weights, float* acc) {
   const DF df;
@@ -85,6 +95,7 @@ HWY_INLINE void AddRowColumns(const uint16_t* values, size_t tokens, size_t head
     });
   });
   for (size_t t = 0; t < tokens; ++t, values += head_dim) {
+    if constexpr (kFetch) FetchRowsAhead(values, head_dim);
     VF value[kU];
     Unroll<kU>([&](auto u) KVG_LAMBDA_INLINE {
       value[u] = kHalf ? LoadF16Half(values + u * kN) : LoadF16(values + u * kN);
@@ -108,6 +119,10 @@ void AddRowValues(const uint16_t* values, size_t tokens, size_t head_dim, const 
   constexpr size_t kRegisters = kN == 16 || HWY_ARCH_ARM ? 16 : 8;  // accumulators
   constexpr size_t kU = kRows == 1 ? 4 : kRegisters / kRows;
   size_t d = 0;
+  if (kU * kN <= head_dim) {  // the first columns fetch whole rows
+    AddRowColumns<kRows, kU, false, true>(values, tokens, head_dim, weights, acc);
+    d += kU * kN;
+  }
   for (; d + kU * kN <= head_dim; d += kU * kN) {
     AddRowColumns<kRows, kU, false>(values + d, tokens, head_dim, weights, acc + d);
   }

@@ -86,7 +86,6 @@ struct alignas(64) Temporaries {
   float weights[kTileRows][kChunk];       // weights of one piece, scaled up to kQuantMax
   float scaled_q[kTileRows][kQStride];
   int32_t pairs[kTileRows][kDims / 2];
-  float scale[kDims];
   float chunk_lanes[kTileRows / kLanes][kChunk][kLanes];
   float sparse_value[kSparseBatch + 16];
   uint8_t sparse_token[kSparseBatch + 16];
@@ -94,7 +93,7 @@ struct alignas(64) Temporaries {
   // What is read next, to be fetched while codes are worked on; advances.
   const uint8_t* ahead;
 };
-static_assert(kChunk <= kDims, "`pairs` and `scale` hold a chunk as well as a head");
+static_assert(kChunk <= kDims, "`pairs` holds a chunk as well as a head");
 
 struct Worker {
   Tile tiles[kUnitTiles];
