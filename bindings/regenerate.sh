@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes every generated file of the bindings again from capi/include/kvgear/kvgear.h and bindings/swig.
 #
-#   bindings/regenerate.sh          writes them
-#   bindings/regenerate.sh --check  writes them into a copy, and fails if the copy then differs from what is here
+#   bindings/regenerate.sh [LANGUAGE]...          writes them; go, java, rust: all of them if none is named
+#   bindings/regenerate.sh --check [LANGUAGE]...  writes them into a copy, and fails if the copy then differs from what is here
 #
-# Needs SWIG of the version below (Debian 12: apt-get install swig), Python 3.9 or newer and gofmt. Ordinary builds need none of
+# Needs SWIG of the version below (Debian 12: apt-get install swig), Python 3.9 or newer and, for Go, gofmt. Ordinary builds need none of
 # it: what is generated is checked in. Other versions of SWIG write other text, so they are refused.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -23,10 +23,11 @@ trap 'rm -rf "$work"' EXIT
 export PYTHONDONTWRITEBYTECODE=1
 
 if [ "${1:-}" = --check ]; then
+  shift
   mkdir "$work/bindings"
   for other in capi LICENSE; do ln -s "$(cd .. && pwd)/$other" "$work/$other"; done
   tar -c --exclude=target --exclude=node_modules --exclude=__pycache__ . | tar -x -C "$work/bindings"
-  "$work/bindings/regenerate.sh"
+  "$work/bindings/regenerate.sh" "$@"
   diff -ru --exclude=target --exclude=node_modules --exclude=__pycache__ . "$work/bindings" ||
     { echo "regenerate.sh: the files here (-) are not those of the header (+); run bindings/regenerate.sh" >&2; exit 1; }
   echo "regenerate.sh: all generated files are those of the header"
@@ -60,8 +61,11 @@ make_java() {
   swig/javagen.py "$work/kvgear.xml" "$header" java
 }
 
-make_go
-make_java
-for script in swig/*/regenerate.sh; do  # languages with a folder of their own
-  if [ -e "$script" ]; then "$script"; fi
+[ $# -gt 0 ] || set -- go java rust
+for language in "$@"; do
+  case $language in
+    go|java) "make_$language" ;;
+    rust) swig/rust/regenerate.sh ;;
+    *) echo "regenerate.sh: unknown argument '$language'" >&2; exit 2 ;;
+  esac
 done
