@@ -13,7 +13,9 @@ jar=$here/target/kvgear-0.1.0.jar
 cache=-Dkvgear.cache=$here/target/natives-cache
 
 passed=0; failed=(); skipped=()
-step() {  # NAME COMMAND...: shows what a step printed if it failed, and how many tests ran
+# NAME COMMAND...: shows what a step printed if it failed, and how many tests ran. A command that is a function must itself stop
+# where something fails: "set -e" does not hold in it.
+step() {
   local name=$1; shift
   if "$@" >"$work/log" 2>&1; then
     passed=$((passed + 1))
@@ -35,16 +37,18 @@ checked() {
 
 jars() {
   local name
+  jar --list --file "$jar" >"$work/names"
   for name in module-info.class org/kvgear/KvgCache.class "org/kvgear/native/$(uname -s | tr '[:upper:]' '[:lower:]')/$(uname -m)/libkvgear.so.0"; do
-    unzip -l "$jar" | grep -q " $name$" || { echo "$jar has no $name"; return 1; }
+    grep -qx "$name" "$work/names" || { echo "$jar has no $name"; return 1; }
   done
-  if unzip -l "$jar" | grep -E 'java/lang|jpms.args|Test'; then echo "this does not belong into $jar"; return 1; fi
-  unzip -p "${jar%.jar}-sources.jar" org/kvgear/internal/Raw.java | grep -q kvg_cache_attend
-  unzip -p "${jar%.jar}-javadoc.jar" org.kvgear/org/kvgear/KvgCache.html | grep -q 'Full blocks of the oldest'
+  if grep -E 'java/lang|jpms.args|Test' "$work/names"; then echo "this does not belong into $jar"; return 1; fi
+  mkdir "$work/jars"
+  (cd "$work/jars" && jar --extract --file "${jar%.jar}-sources.jar" && jar --extract --file "${jar%.jar}-javadoc.jar") || return 1
+  grep -q kvg_cache_attend "$work/jars/org/kvgear/internal/Raw.java" && grep -q 'Full blocks of the oldest' "$work/jars/org.kvgear/org/kvgear/KvgCache.html"
 }
 
 junit_checked() {  # all tests again, outside of Maven, whose own protocol hides what Java prints
-  mvn --batch-mode --quiet org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath -Dmdep.outputFile="$work/classpath"
+  mvn --batch-mode --quiet org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath -Dmdep.outputFile="$work/classpath" || return 1
   checked java -Xms256m -Xmx256m -XX:+AlwaysPreTouch -cp "target/classes:target/test-classes:$(cat "$work/classpath")" \
     org.junit.platform.console.ConsoleLauncher --scan-classpath target/test-classes --disable-banner --details=summary --fail-if-no-tests
 }
@@ -52,14 +56,14 @@ junit_checked() {  # all tests again, outside of Maven, whose own protocol hides
 program() {  # JAVA: the program of README.md as a module, which knows the jar and nothing else
   rm -rf "$work/example"
   "$1/bin/javac" -Xlint:all -p "$jar" -d "$work/example" \
-    src/test/module/module-info.java src/test/module/example/Main.java
-  (cd "$work" && checked "$1/bin/java" "${@:2}" -p "$jar:$work/example" -m example/example.Main | tee "$work/said")
+    src/test/module/module-info.java src/test/module/example/Main.java || return 1
+  (cd "$work" && checked "$1/bin/java" "${@:2}" -p "$jar:$work/example" -m example/example.Main) >"$work/said" || { cat "$work/said"; return 1; }
   grep -q 'tokens in .* bits an element' "$work/said" && grep -q '^module module org.kvgear$' "$work/said"
 }
 
 segments() {  # JAVA
-  "$1/bin/javac" -Xlint:all -cp "$jar" -d "$work/segments" src/test/java22/SegmentsCheck.java
-  checked "$1/bin/java" --enable-native-access=ALL-UNNAMED -cp "$jar:$work/segments" SegmentsCheck | tee "$work/said"
+  "$1/bin/javac" -Xlint:all -cp "$jar" -d "$work/segments" src/test/java22/SegmentsCheck.java || return 1
+  checked "$1/bin/java" --enable-native-access=ALL-UNNAMED -cp "$jar:$work/segments" SegmentsCheck >"$work/said" || { cat "$work/said"; return 1; }
   grep -q 'segments passed' "$work/said"
 }
 
