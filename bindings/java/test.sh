@@ -50,7 +50,7 @@ jars() {
 junit_checked() {  # all tests again, outside of Maven, whose own protocol hides what Java prints
   mvn --batch-mode --quiet org.apache.maven.plugins:maven-dependency-plugin:3.6.1:build-classpath -Dmdep.outputFile="$work/classpath" || return 1
   checked java -Xms256m -Xmx256m -XX:+AlwaysPreTouch -cp "target/classes:target/test-classes:$(cat "$work/classpath")" \
-    org.junit.platform.console.ConsoleLauncher --scan-classpath target/test-classes --disable-banner --details=summary --fail-if-no-tests
+    org.junit.platform.console.ConsoleLauncher execute --scan-classpath target/test-classes --disable-banner --details=summary --fail-if-no-tests
 }
 
 program() {  # JAVA: the program of README.md as a module, which knows the jar and nothing else

@@ -59,6 +59,9 @@ class LibraryTest {
 
   private static String java(Path classes, Class<?> main, Map<String, String> environment, String... properties) throws Exception {
     List<String> command = new ArrayList<>(List.of(System.getProperty("java.home") + "/bin/java", "-Xcheck:jni"));
+    if (Runtime.version().feature() >= 22) {
+      command.add("--enable-native-access=ALL-UNNAMED"); // else it warns, into what is compared
+    }
     for (String property : properties) {
       command.add("-D" + property);
     }
