@@ -101,6 +101,10 @@ HWY_INLINE float Exp2(float x) { return hn::GetLane(Exp2(hn::Set(DF(), x))); }
 // Sums of products of int16 pairs: lane i holds a[2i] * b[2i] + a[2i + 1] * b[2i + 1] (spread over
 // two vectors on Arm, whose multiply-add takes half vectors).
 struct PairSum {
+  // Spelt out: what the compiler writes by itself does not belong to the target and could not be
+  // given the constructors of vectors.
+  HWY_INLINE PairSum() {}
+  HWY_INLINE PairSum(VI a, VI b) : sum0(a), sum1(b) {}
   VI sum0, sum1;
 };
 HWY_INLINE PairSum ZeroPairSum() { return {hn::Zero(DI()), hn::Zero(DI())}; }

@@ -43,9 +43,9 @@
 // For those, between KVG_CPU_VNNI_BEGIN and KVG_CPU_VNNI_END (inside HWY_BEFORE_NAMESPACE) the
 // compiler knows it too; Highway 1.0.3 forgets to say so.
 #if defined(__clang__)
-#define KVG_CPU_VNNI_BEGIN \
-  _Pragma("clang attribute push(__attribute__((target(\"avx512vnni\"))), apply_to = function)")
-#define KVG_CPU_VNNI_END _Pragma("clang attribute pop")
+// Of two target attributes clang takes the first, so this one replaces Highway's.
+#define KVG_CPU_VNNI_BEGIN HWY_POP_ATTRIBUTES HWY_PUSH_ATTRIBUTES(HWY_TARGET_STR ",avx512vnni")
+#define KVG_CPU_VNNI_END
 #else
 #define KVG_CPU_VNNI_BEGIN _Pragma("GCC push_options") _Pragma("GCC target(\"avx512vnni\")")
 #define KVG_CPU_VNNI_END _Pragma("GCC pop_options")
