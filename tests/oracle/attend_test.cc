@@ -64,14 +64,14 @@ TEST_P(EveryRecipe, ShapesAndGroupedQueries) {
 }
 
 TEST_P(EveryRecipe, Masks) {
-  const Shape shape{.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 64};
+  const Shape shape{.layers = 1, .q_heads = 4, .kv_heads = 2, .head_dim = 32};
   const auto cache = MakeCache(shape, GetParam());
-  Append(*cache, 0, RealisticTensor(8, 420, 2, 64), RealisticTensor(9, 420, 2, 64));
+  Append(*cache, 0, RealisticTensor(8, 420, 2, 32), RealisticTensor(9, 420, 2, 32));
   for (size_t queries : {1u, 2u, 37u, 420u}) {
-    const Tensor q = NoiseTensor(10, queries, 4, 64);
+    const Tensor q = NoiseTensor(10, queries, 4, 32);
     for (bool causal : {true, false}) {
       for (uint64_t window : {0u, 1u, 2u, 31u, 100u, 255u, 419u, 420u, 100000u}) {
-        if (queries == 420 && window != 0 && window != 100) continue;
+        if (queries == 420 && !(causal && (window == 0 || window == 100))) continue;
         ExpectAttention(*cache, q, {.causal = causal, .sliding_window = window});
       }
     }
