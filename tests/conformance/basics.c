@@ -156,10 +156,10 @@ static void recipe_list(void) {
 static void recipe_texts(void) {
   /* Pairs: what is given, what it is called. */
   static const char *const texts[] = {
-      "gear-2,k.rank=4",          "gear-2",
+      "gear-2,k.rank=7",          "gear-2",
       "gear-2,window=64",         "gear-2",
       "gear-2,k.rank=2,v.rank=2", "gear-2,rank=2",
-      "gear-2,rank=2,k.rank=4",   "gear-2,v.rank=2",
+      "gear-2,rank=2,k.rank=7",   "gear-2,v.rank=2",
       " gear-2 , v.bits = 3 ",    "gear-2,v.bits=3",
       "fp16,window=128",          "fp16,window=128",
   };

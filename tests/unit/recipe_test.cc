@@ -59,9 +59,12 @@ TEST(Recipe, NamedOnesMeanWhatTheirMethodsSay) {
     EXPECT_EQ(side->bits, 2u);
     EXPECT_EQ(side->group, 64u);
     EXPECT_EQ(side->outliers, 0.02);
-    EXPECT_EQ(side->rank, 4u);
+    EXPECT_EQ(side->decode_rank, 0u);
     EXPECT_EQ(side->sweeps, 3u);
   }
+  EXPECT_EQ(gear.k.rank, 7u);
+  EXPECT_EQ(gear.v.rank, 0u);
+  EXPECT_EQ(Parse("gear-4").k.rank, 4u);
   EXPECT_EQ(gear.k.axis, ops::kAxisChannel);
   EXPECT_EQ(gear.v.axis, ops::kAxisToken);
   // GEAR-L is GEAR without outliers, the backbone GEAR-L without rank: the same fields otherwise.
@@ -80,7 +83,7 @@ TEST(Recipe, NamedOnesMeanWhatTheirMethodsSay) {
 TEST(Recipe, SettingsReachTheSideTheyName) {
   const Recipe recipe = Parse(" gear-2 , k.rank=2, v.bits = 3,window=96 ");
   EXPECT_EQ(recipe.k.rank, 2u);
-  EXPECT_EQ(recipe.v.rank, 4u);
+  EXPECT_EQ(recipe.v.rank, 0u);
   EXPECT_EQ(recipe.k.bits, 2u);
   EXPECT_EQ(recipe.v.bits, 3u);
   EXPECT_EQ(recipe.k.window, 96u);
