@@ -145,7 +145,8 @@ func TestCloseDuringUse(t *testing.T) {
 			out := make([]float32, qRow)
 			use(func() error { return cache.Attend(0, q, F32(out), AttendOptions{}) })
 		}
-		use(func() error { return errors.Join(cache.Append(0, x, x), cache.Truncate(0, 0), cache.Append(0, x, x)) })
+		// Never to 0, for a cache without tokens refuses the others' Attend.
+		use(func() error { return errors.Join(cache.Append(0, x, x), cache.Truncate(0, 64)) })
 		use(func() error {
 			fork, err := cache.Fork()
 			fork.Close()
