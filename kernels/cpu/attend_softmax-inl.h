@@ -219,18 +219,6 @@ inline void FlushLanes(Tile& tile) {
   tile.acc_lanes_used = false;
 }
 
-// To nearest even; v is finite.
-HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
-  const DI di;
-  const hn::FixedTag<uint16_t, kN> d16;
-  const VI bits = hn::BitCast(di, v);
-  const VI odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(di, 1));
-  const VI rounded = hn::Add(bits, hn::Add(odd, hn::Set(di, 0x7FFF)));
-  const hn::FixedTag<uint32_t, kN> du;
-  const auto upper = hn::ShiftRight<16>(hn::BitCast(du, rounded));
-  hn::Store(hn::DemoteTo(d16, hn::BitCast(di, upper)), d16, to);
-}
-
 // Sums of a row, padded directions included, times `factor`: to element `at` of `out`.
 inline void StoreOutput(const float* sums, float factor, size_t n, ops::DType dtype, void* out,
                         int64_t at) {
@@ -246,7 +234,7 @@ inline void StoreOutput(const float* sums, float factor, size_t n, ops::DType dt
     } else if (dtype == ops::kF16) {
       codec::StoreHalf(hn::Max(hn::Min(v, limit), hn::Neg(limit)), narrow + d);
     } else {
-      StoreBF16(v, narrow + d);
+      codec::StoreBF16(v, narrow + d);
     }
   }
   const void* const from = dtype == ops::kF32 ? static_cast<const void*>(wide) : narrow;

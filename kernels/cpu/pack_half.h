@@ -1,6 +1,7 @@
-// Vectors of fp16 to and from fp32, and of fp16 to integer keys of the same order.
+// Vectors of fp16 to and from fp32, of bf16 from fp32, and of fp16 to integer keys of the same
+// order.
 //
-// Included once per Highway target by seal.cc, read.cc, ingest.cc and the headers they share.
+// Included once per Highway target by seal.cc, read.cc, ingest.cc and the headers of all kernels.
 #if defined(KVG_KERNELS_CPU_PACK_HALF_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef KVG_KERNELS_CPU_PACK_HALF_H_
 #undef KVG_KERNELS_CPU_PACK_HALF_H_
@@ -73,6 +74,15 @@ HWY_INLINE void StoreHalf(F32 v, uint16_t* p) { hn::StoreU(ToHalf(v), U16OfF32Ta
 HWY_INLINE void StoreHalfSaturated(F32 v, uint16_t* p) {
   const F32 limit = hn::Set(F32Tag(), kF16Max);
   StoreHalf(hn::Max(hn::Min(v, limit), hn::Neg(limit)), p);
+}
+
+// As F32ToBF16, to nearest even; v is finite.
+HWY_INLINE void StoreBF16(F32 v, uint16_t* p) {
+  const U32Tag du;
+  const U32 bits = hn::BitCast(du, v);
+  const U32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const U32 rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu))));
+  hn::StoreU(hn::DemoteTo(U16OfF32Tag(), hn::BitCast(I32Tag(), rounded)), U16OfF32Tag(), p);
 }
 
 // KEYS: a finite fp16 as an int16 of the same order, 0 for both zeros. |key| <= kMaxKey.

@@ -154,13 +154,8 @@ HWY_INLINE void StoreElements(F32 v, uint16_t* to) { StoreHalfSaturated(v, to); 
 struct BF16 {
   uint16_t bits;
 };
-HWY_INLINE void StoreElements(F32 v, BF16* to) {  // to nearest even; v is finite
-  const U32Tag du;
-  const U32 bits = hn::BitCast(du, v);
-  const U32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const U32 rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFFu))));
-  hn::StoreU(hn::DemoteTo(U16OfF32Tag(), hn::BitCast(I32Tag(), rounded)), U16OfF32Tag(),
-             reinterpret_cast<uint16_t*>(to));
+HWY_INLINE void StoreElements(F32 v, BF16* to) {
+  StoreBF16(v, reinterpret_cast<uint16_t*>(to));
 }
 
 // Writes `dim` elements; `row` may be read up to the next multiple of kTileDirs.
