@@ -9,7 +9,6 @@
 namespace kvg {
 namespace {
 
-
 // floor(share * length / 2), where the product of the two, not its rounding, is meant: a share of
 // 0.02 of 300 entries is 3 at each end, although 0.02 * 300 / 2 may come out just below.
 uint64_t OutliersPerEnd(double share, uint64_t length) {
@@ -49,7 +48,7 @@ SegmentForm SegmentForm::Of(const SideRecipe& recipe, const Shape& shape, ops::S
   return form;
 }
 
-// Where each array lies, in bytes from the start of the allocation, and how long it is. The arrays
+// Where each array lies, in bytes from the start of the payload, and how long it is. The arrays
 // that kernels stream come first, on cache lines; small tables follow packed.
 struct Segment::Layout {
   struct Array {
@@ -66,7 +65,7 @@ struct Segment::Layout {
 
 Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
   Layout layout;
-  uint64_t end = sizeof(Segment);
+  uint64_t end = 0;
   const auto place = [&end](Layout::Array& array, uint64_t bytes, uint64_t align) {
     if (bytes == 0) return;
     end = (end + align - 1) / align * align;
@@ -113,8 +112,8 @@ Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
   return layout;
 }
 
-Segment::Segment(Memory& memory, uint64_t size, const SegmentForm& form, uint64_t first_token)
-    : memory_(memory), size_(size), form_(form) {
+Segment::Segment(Memory& memory, Buffer payload, const SegmentForm& form, uint64_t first_token)
+    : memory_(memory), payload_(std::move(payload)), form_(form) {
   piece_.kind = form.kind;
   piece_.side = form.spec.side;
   piece_.first_token = first_token;
@@ -125,7 +124,7 @@ Segment::Segment(Memory& memory, uint64_t size, const SegmentForm& form, uint64_
 }
 
 void Segment::Bind(const Layout& layout) {
-  std::byte* const base = reinterpret_cast<std::byte*>(this);
+  std::byte* const base = payload_.data();
   const auto bind = [base]<typename T>(const T*& pointer, const Layout::Array& array) {
     pointer = array.bytes == 0 ? nullptr : reinterpret_cast<const T*>(base + array.at);
   };
@@ -155,11 +154,12 @@ void Segment::Bind(const Layout& layout) {
 
 SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t first_token) {
   const Layout layout = LayoutOf(form);
-  void* const place = memory.Allocate(layout.total);
-  Segment* const segment = new (place) Segment(memory, layout.total, form, first_token);
+  Buffer payload(memory, layout.total);
+  void* const place = memory.Allocate(sizeof(Segment));
+  auto* const segment = new (place) Segment(memory, std::move(payload), form, first_token);
   segment->Bind(layout);
   if (form.kind == ops::kCodes) {
-    std::byte* const base = static_cast<std::byte*>(place);
+    std::byte* const base = segment->payload_.data();
     auto* const codes_head = reinterpret_cast<uint64_t*>(base + layout.codes_head.at);
     auto* const codes_block = reinterpret_cast<uint32_t*>(base + layout.codes_block.at);
     for (uint64_t head = 0; head < form.kv_heads; ++head) {
@@ -173,8 +173,7 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
 
 SegmentRef Segment::Clone() const {
   SegmentRef copy = Create(memory_, form_, piece_.first_token);
-  std::memcpy(static_cast<void*>(copy.segment_ + 1), static_cast<const void*>(this + 1),
-              size_ - sizeof(Segment));
+  std::memcpy(copy->payload_.data(), payload_.data(), payload_.size());
   copy->Grow({piece_.tokens, error_sq_, norm_sq_});
   return copy;
 }
@@ -183,9 +182,8 @@ void Segment::Release() noexcept {
   // The last one to let go must see what the others did before.
   if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   Memory& memory = memory_;
-  const uint64_t size = size_;
   this->~Segment();
-  memory.Release(this, size);
+  memory.Release(this, sizeof(Segment));
 }
 
 SealedRun Segment::Seal(const ops::Table& table, const ops::Parallel& parallel, const RowsView& x,
@@ -250,8 +248,7 @@ SegmentBytes Segment::Bytes() const {
   bytes.low_rank = layout.a.bytes + layout.b.bytes;
   bytes.sparse = layout.sparse_value.bytes + layout.sparse_dir.bytes + layout.sparse_count.bytes +
                  layout.sparse_start.bytes;
-  bytes.bookkeeping =
-      layout.total - bytes.codes - bytes.scales - bytes.low_rank - bytes.sparse;
+  bytes.bookkeeping = allocated() - bytes.codes - bytes.scales - bytes.low_rank - bytes.sparse;
   return bytes;
 }
 

@@ -1,4 +1,5 @@
-// A segment: one run of tokens of one side of one layer, compressed once, in one block of memory.
+// A segment: one run of tokens of one side of one layer, compressed once. A header that the host reads,
+// and one block of memory, the payload, with everything that kernels read.
 //
 // Called by core/cache. A segment is filled by Seal and then never changes, with one exception: an
 // open page (a segment created with room to spare) takes further tokens until it is full, while one
@@ -32,7 +33,7 @@ struct SegmentForm {
                         uint64_t tokens, bool decode);
 };
 
-// Bytes of one segment by what they hold; together its allocation.
+// Bytes of one segment by what they hold; together its two allocations.
 struct SegmentBytes {
   uint64_t codes = 0, scales = 0, low_rank = 0, sparse = 0, bookkeeping = 0;
 };
@@ -75,7 +76,7 @@ class Segment {
   uint64_t end() const { return piece_.first_token + piece_.tokens; }
   uint64_t room() const { return form_.tokens - piece_.tokens; }
   bool shared() const { return references_.load(std::memory_order_relaxed) > 1; }
-  uint64_t allocated() const { return size_; }
+  uint64_t allocated() const { return sizeof(Segment) + payload_.size(); }
   SegmentBytes Bytes() const;
   double error_sq() const { return error_sq_; }
   double norm_sq() const { return norm_sq_; }
@@ -84,13 +85,13 @@ class Segment {
   friend class SegmentRef;
   struct Layout;
 
-  Segment(Memory& memory, uint64_t size, const SegmentForm& form, uint64_t first_token);
+  Segment(Memory& memory, Buffer payload, const SegmentForm& form, uint64_t first_token);
   static Layout LayoutOf(const SegmentForm& form);
   void Bind(const Layout& layout);
   void Release() noexcept;
 
   Memory& memory_;
-  const uint64_t size_;
+  const Buffer payload_;
   const SegmentForm form_;
   std::atomic<uint32_t> references_{1};
   ops::Piece piece_{};

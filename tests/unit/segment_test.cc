@@ -1,4 +1,4 @@
-// Segments: forms that a recipe resolves to, the layout of the one allocation, copies, errors.
+// Segments: forms that a recipe resolves to, the layout of the payload, copies, errors.
 #include "core/codec/segment.h"
 
 #include <algorithm>
@@ -92,8 +92,9 @@ TEST_P(EveryRecipe, ArraysLieInsideTheAllocationAlignedAndApart) {
                     {p.codes_block, 3 * 4, 4},
                     {p.widths, 3 * dirs / 16, 1}};
         }
-        const auto begin = reinterpret_cast<uintptr_t>(&*segment);
-        std::vector<std::pair<uintptr_t, uintptr_t>> spans{{begin, begin + sizeof(Segment)}};
+        // The first array starts the payload.
+        const auto begin = reinterpret_cast<uintptr_t>(arrays[0].at);
+        std::vector<std::pair<uintptr_t, uintptr_t>> spans;
         uint64_t sum = 0;
         for (const Array& array : arrays) {
           const auto at = reinterpret_cast<uintptr_t>(array.at);
@@ -105,7 +106,8 @@ TEST_P(EveryRecipe, ArraysLieInsideTheAllocationAlignedAndApart) {
         }
         std::sort(spans.begin(), spans.end());
         for (size_t i = 1; i < spans.size(); ++i) EXPECT_LE(spans[i - 1].second, spans[i].first);
-        EXPECT_LE(spans.back().second, begin + segment->allocated());
+        EXPECT_EQ(spans.front().first, begin);
+        EXPECT_LE(spans.back().second, begin + segment->allocated() - sizeof(Segment));
         const SegmentBytes bytes = segment->Bytes();
         EXPECT_EQ(bytes.codes + bytes.scales + bytes.low_rank + bytes.sparse + bytes.bookkeeping,
                   segment->allocated());
