@@ -264,8 +264,9 @@ func (c *Cache) Clear() error {
 //
 // From kvgear.h, kvg_cache_fork:
 //
-//	Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
-//	Cost: independent of the number of sealed tokens but for one pointer per segment.
+//	Makes a second cache with the same content. All of it is shared; what one of the two changes later,
+//	such as the window of its newest tokens, it copies first.
+//	Cost: independent of the number of tokens, in time and in memory.
 //	out: the fork. Destroy with kvg_cache_destroy.
 func (c *Cache) Fork() (*Cache, error) {
 	var ptr *raw.KvgCache

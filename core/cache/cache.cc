@@ -141,9 +141,11 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
   KVG_RETURN_IF_ERROR(
       CheckApart("q", q, options.q_dtype, q_extent, "out", out, options.out_dtype, out_extent));
 
+  const PieceList k_pieces = cache.side(ops::kSideK).Pieces(runtime_->memory());
+  const PieceList v_pieces = cache.side(ops::kSideV).Pieces(runtime_->memory());
   ops::AttendItem item{};
-  item.k = cache.side(ops::kSideK).sequence();
-  item.v = cache.side(ops::kSideV).sequence();
+  item.k = k_pieces.sequence();
+  item.v = v_pieces.sequence();
   item.length = cache.length();
   item.q = q;
   item.out = out;
@@ -187,8 +189,9 @@ absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, u
   const Shape& shape = plan_->shape();
   const Extent extent = ExtentOf(tokens, shape.kv_heads, shape.head_dim, 0, 0, 0);
   KVG_RETURN_IF_ERROR(CheckTensor("out", out, out_bytes, dtype, extent));
+  const PieceList pieces = layers_[layer].side(side).Pieces(runtime_->memory());
   ops::ReadArgs args{};
-  args.side = layers_[layer].side(side).sequence();
+  args.side = pieces.sequence();
   args.kv_heads = shape.kv_heads;
   args.head_dim = shape.head_dim;
   args.first_token = first_token;
@@ -226,7 +229,7 @@ absl::Status Cache::Clear() {
 
 absl::StatusOr<std::unique_ptr<Cache>> Cache::Fork() const {
   std::unique_ptr<Cache> fork(new Cache(runtime_, plan_));
-  for (size_t i = 0; i < layers_.size(); ++i) fork->layers_[i].CopyFrom(layers_[i], *runtime_);
+  for (size_t i = 0; i < layers_.size(); ++i) fork->layers_[i].CopyFrom(layers_[i]);
   return fork;
 }
 

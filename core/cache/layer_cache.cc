@@ -56,9 +56,9 @@ void LayerCache::Clear() noexcept {
   v_.Clear();
 }
 
-void LayerCache::CopyFrom(const LayerCache& other, Runtime& runtime) {
-  k_.CopyFrom(other.k_, runtime);
-  v_.CopyFrom(other.v_, runtime);
+void LayerCache::CopyFrom(const LayerCache& other) noexcept {
+  k_.CopyFrom(other.k_);
+  v_.CopyFrom(other.v_);
 }
 
 }  // namespace kvg

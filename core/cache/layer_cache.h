@@ -33,7 +33,7 @@ class LayerCache {
   absl::Status CheckTruncate(uint32_t layer, uint64_t tokens) const;
   void Truncate(uint64_t tokens) noexcept;
   void Clear() noexcept;
-  void CopyFrom(const LayerCache& other, Runtime& runtime);
+  void CopyFrom(const LayerCache& other) noexcept;
 
   uint64_t length() const { return k_.length(); }
   const SideCache& side(ops::Side side) const { return side == ops::kSideK ? k_ : v_; }

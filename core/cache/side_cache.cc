@@ -16,20 +16,6 @@ constexpr uint64_t kPageTokens = 128;
 // to the front of its buffer once in so many tokens.
 constexpr uint64_t kWindowSlack = 32;
 
-// A reserve that keeps appending one element at a time linear in total.
-template <typename List>
-void ReserveLonger(const List& list, size_t added, List& longer) {
-  const size_t needed = list.size() + added;
-  if (needed > list.capacity()) longer.reserve(std::max<size_t>({needed, 2 * list.capacity(), 4}));
-}
-
-template <typename List>
-void MoveIntoLonger(List& list, List& longer) noexcept {
-  if (longer.capacity() == 0) return;
-  for (auto& element : list) longer.push_back(std::move(element));
-  list.swap(longer);
-}
-
 }  // namespace
 
 void SideCache::Init(const Shape& shape, const SideRecipe& recipe, ops::Side side, uint64_t seed) {
@@ -60,7 +46,7 @@ uint64_t SideCache::NextSeal(uint64_t pending, uint64_t room) const {
 }
 
 uint16_t* SideCache::WindowRows(uint64_t token) const {
-  return window_.data<uint16_t>() + (start_ + token) * shape_.head_dim;
+  return window_.rows() + (start_ + token) * shape_.head_dim;
 }
 
 // Writes tokens [from, from + tokens) of the window followed by x as fp16 rows. False if one that
@@ -96,13 +82,13 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
                           " holds NaN, infinity or a magnitude beyond 65504, the largest of fp16;"
                           " nothing was appended");
   };
-  // A few tokens go to the window and are sealed from there; many are sealed from a staging buffer
-  // and leave a new window behind.
-  const bool in_place = total <= capacity_;
+  // A few tokens go to the window and are sealed from there; many, and those that come behind a
+  // window that others see, are sealed from a staging buffer and leave a new window behind.
+  const bool in_place = total <= capacity_ && window_.exclusive();
   if (in_place) {
     if (start_ + total > capacity_) {
       for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
-        uint16_t* const first = window_.data<uint16_t>() + head * capacity_ * dim;
+        uint16_t* const first = window_.rows() + head * capacity_ * dim;
         std::memmove(first, first + start_ * dim, pending_ * dim * sizeof(uint16_t));
       }
       start_ = 0;
@@ -129,7 +115,14 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
       if (!Fetch(table, x, at, take, staging.data<uint16_t>(), take * dim)) return refusal();
     }
     if (room > 0) {
-      out.page = segments_.back()->Seal(table, parallel, rows, take, seed_);
+      // Tokens that this side has cut off, or does not see, make way.
+      if (page_->shared()) {
+        out.page = page_->Clone(page_piece_.tokens);
+      } else {
+        page_->Shrink(page_piece_.tokens);
+        out.page = page_;
+      }
+      out.run = out.page->Seal(table, parallel, rows, take, seed_);
       room = 0;
     } else {
       const bool page = recipe_->block == 1 && take < ops::kBlockTokens;
@@ -146,143 +139,142 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
   out.sealed = at;
   if (!in_place) {
     const uint64_t capacity = WindowCapacity();
-    out.window = Buffer(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
-    if (!Fetch(table, x, at, total - at, out.window.data<uint16_t>(), capacity * dim)) {
-      return refusal();
-    }
+    out.window = Window(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
+    if (!Fetch(table, x, at, total - at, out.window.rows(), capacity * dim)) return refusal();
   }
-  ReserveLonger(segments_, out.segments.size(), out.longer_segments);
-  // One more for the window, which may not be in the list yet.
-  ReserveLonger(pieces_, out.segments.size() + 1, out.longer_pieces);
+  out.room = segments_.Reserve((out.page ? 1 : 0) + out.segments.size());
   return absl::OkStatus();
 }
 
 void SideCache::CommitAppend(Appended& prepared) noexcept {
-  MoveIntoLonger(segments_, prepared.longer_segments);
-  MoveIntoLonger(pieces_, prepared.longer_pieces);
-  if (pending_ > 0) pieces_.pop_back();
-  if (prepared.page.tokens > 0) segments_.back()->Grow(prepared.page);
-  for (SegmentRef& segment : prepared.segments) {
-    pieces_.push_back(&segment->piece());
-    segments_.push_back(std::move(segment));
+  if (prepared.page) {
+    page_ = std::move(prepared.page);
+    page_->Grow(prepared.run);
   }
+  // All but a page that still has room goes to the list.
+  const bool closes = page_ && page_->room() == 0;
+  const bool opens = !prepared.segments.empty() && prepared.segments.back()->room() > 0;
+  auto next = prepared.segments.begin();
+  uint64_t full = prepared.segments.size() - (opens ? 1 : 0);
+  const auto take = [&, close = closes]() mutable {
+    return std::exchange(close, false) ? std::move(page_) : std::move(*next++);
+  };
+  full += closes ? 1 : 0;
+  segments_.Append(prepared.room, full, take);
+  if (opens) page_ = std::move(*next);
+  if (page_) page_piece_ = page_->piece();
   start_ += prepared.sealed;
-  if (prepared.window.size() > 0) {
-    window_.swap(prepared.window);
+  if (prepared.window) {
+    window_ = std::move(prepared.window);
     capacity_ = WindowCapacity();
     start_ = 0;
   }
   sealed_ += prepared.sealed;
   pending_ += prepared.added - prepared.sealed;
   PlaceWindow();
-  if (pending_ > 0) pieces_.push_back(&rows_);
+}
+
+PieceList SideCache::Pieces(Memory& memory) const {
+  const uint64_t full = segments_.size();
+  PieceList list(memory, full + (page_ ? 1 : 0) + (pending_ > 0 ? 1 : 0));
+  const ops::Piece** pieces = list.data();
+  segments_.WritePieces(pieces);
+  pieces += full;
+  if (page_) *pieces++ = &page_piece_;
+  if (pending_ > 0) *pieces = &rows_;
+  return list;
 }
 
 // Brings rows_ up to date with the members that it repeats.
 void SideCache::PlaceWindow() noexcept {
-  rows_.rows = window_.size() > 0 ? WindowRows(0) : nullptr;
+  rows_.rows = window_ ? WindowRows(0) : nullptr;
   rows_.rows_head_stride = capacity_ * shape_.head_dim;
   rows_.first_token = sealed_;
   rows_.tokens = pending_;
   rows_.padded_tokens = capacity_;
 }
 
-// Index of the segment that holds `token` < sealed_.
-size_t SideCache::SegmentAt(uint64_t token) const {
-  const auto after = std::upper_bound(
-      segments_.begin(), segments_.end(), token,
-      [](uint64_t t, const SegmentRef& s) { return t < s->piece().first_token; });
-  return static_cast<size_t>(after - segments_.begin()) - 1;
-}
-
 uint64_t SideCache::FloorLength(uint64_t tokens) const {
   if (tokens >= sealed_) return tokens;
-  const Segment& segment = *segments_[SegmentAt(tokens)];
   // Tokens of an open page were compressed one by one, so that any of them can be the last.
-  return segment.room() > 0 ? tokens : segment.piece().first_token;
+  if (page_ && tokens >= page_piece_.first_token) return tokens;
+  return segments_.Holding(tokens).piece().first_token;
 }
 
 uint64_t SideCache::CeilLength(uint64_t tokens) const {
-  return FloorLength(tokens) == tokens ? tokens : segments_[SegmentAt(tokens)]->end();
+  return FloorLength(tokens) == tokens ? tokens : segments_.Holding(tokens).end();
 }
 
 void SideCache::Truncate(uint64_t tokens) noexcept {
   if (tokens >= length()) return;
-  if (pending_ > 0) pieces_.pop_back();
   if (tokens >= sealed_) {
     pending_ = tokens - sealed_;
   } else {
     pending_ = 0;
     start_ = 0;
-    while (!segments_.empty() && segments_.back()->piece().first_token >= tokens) {
-      segments_.pop_back();
-      pieces_.pop_back();
-    }
-    if (!segments_.empty() && segments_.back()->end() > tokens) {
-      segments_.back()->Shrink(tokens - segments_.back()->piece().first_token);
+    if (page_ && page_piece_.first_token >= tokens) page_ = SegmentRef();
+    if (page_) {
+      page_piece_.tokens = tokens - page_piece_.first_token;
+    } else {
+      segments_.CutAt(tokens);
     }
     sealed_ = tokens;
   }
   PlaceWindow();
-  if (pending_ > 0) pieces_.push_back(&rows_);
 }
 
 void SideCache::Clear() noexcept {
-  Pieces(pieces_.get_allocator()).swap(pieces_);
-  Segments(segments_.get_allocator()).swap(segments_);
-  Buffer().swap(window_);
+  segments_.Clear();
+  page_ = SegmentRef();
+  window_ = Window();
   sealed_ = capacity_ = start_ = pending_ = 0;
   PlaceWindow();
 }
 
-void SideCache::CopyFrom(const SideCache& other, Runtime& runtime) {
-  Segments segments(segments_.get_allocator());
-  Pieces pieces(pieces_.get_allocator());
-  segments.reserve(other.segments_.size());
-  pieces.reserve(other.pieces_.size());
-  for (const SegmentRef& segment : other.segments_) {
-    segments.push_back(segment->room() > 0 ? segment->Clone() : segment);
-    pieces.push_back(&segments.back()->piece());
-  }
-  Buffer window;
-  if (other.window_.size() > 0) {
-    window = Buffer(runtime.memory(), other.window_.size());
-    std::memcpy(window.data(), other.window_.data(), other.window_.size());
-  }
-  segments_.swap(segments);
-  pieces_.swap(pieces);
-  window_.swap(window);
+void SideCache::CopyFrom(const SideCache& other) noexcept {
+  segments_ = other.segments_;
+  page_ = other.page_;
+  page_piece_ = other.page_piece_;
+  window_ = other.window_;
   capacity_ = other.capacity_;
   start_ = other.start_;
   sealed_ = other.sealed_;
   pending_ = other.pending_;
   PlaceWindow();
-  if (pending_ > 0) pieces_.push_back(&rows_);
 }
 
 SideStats SideCache::Stats() const {
   SideStats stats;
   stats.tokens = length();
-  stats.segments = segments_.size();
-  for (const SegmentRef& segment : segments_) {
-    const SegmentBytes bytes = segment->Bytes();
+  stats.segments = segments_.size() + (page_ ? 1 : 0);
+  const auto add = [&stats](const Segment& segment, bool shared, uint64_t tokens) {
+    const SegmentBytes bytes = segment.Bytes();
     stats.bytes.codes += bytes.codes;
     stats.bytes.scales += bytes.scales;
     stats.bytes.low_rank += bytes.low_rank;
     stats.bytes.sparse += bytes.sparse;
     stats.bytes.bookkeeping += bytes.bookkeeping;
-    if (segment->shared()) stats.shared += segment->allocated();
-    if (segment->piece().kind == ops::kRows) continue;
-    const double tokens = static_cast<double>(segment->piece().tokens);
+    if (shared) stats.shared += segment.allocated();
+    if (segment.piece().kind == ops::kRows || tokens == 0) return;
     const double error =
-        segment->norm_sq() > 0 ? std::sqrt(segment->error_sq() / segment->norm_sq()) : 0;
-    stats.sealed_tokens += segment->piece().tokens;
-    stats.error_tokens += error * tokens;
+        segment.norm_sq() > 0 ? std::sqrt(segment.error_sq() / segment.norm_sq()) : 0;
+    stats.sealed_tokens += tokens;
+    stats.error_tokens += error * static_cast<double>(tokens);
     stats.error_worst = std::max(stats.error_worst, error);
+  };
+  segments_.ForEach([&](const Segment& segment, bool shared, bool seen) {
+    add(segment, shared, seen ? segment.piece().tokens : 0);
+  });
+  segments_.ForEachNode([&](uint64_t bytes, bool shared) {
+    stats.bytes.bookkeeping += bytes;
+    if (shared) stats.shared += bytes;
+  });
+  if (page_) add(*page_, page_->shared(), page_piece_.tokens);
+  if (window_) {
+    stats.bytes.bookkeeping += window_.bookkeeping();
+    if (!window_.exclusive()) stats.shared += window_.bytes() + window_.bookkeeping();
   }
-  stats.bytes.bookkeeping += segments_.capacity() * sizeof(segments_[0]);
-  stats.bytes.bookkeeping += pieces_.capacity() * sizeof(pieces_[0]);
-  stats.window_allocated = window_.size();
+  stats.window_allocated = window_.bytes();
   stats.window_used = pending_ * shape_.kv_dim() * sizeof(uint16_t);
   return stats;
 }

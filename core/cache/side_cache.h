@@ -1,7 +1,8 @@
 // One side (K or V) of one layer: sealed segments, perhaps an open page, and the fp16 window.
 //
-// Called by core/cache/layer_cache. The tokens lie in this order: segments (compressed, shared with
-// forks, immutable), open page (compressed, still growing, owned), window (fp16 rows, owned).
+// Called by core/cache/layer_cache. The tokens lie in this order: segments (compressed, immutable),
+// open page (compressed, still growing), window (fp16 rows). A fork shares all of it at first; an
+// open page or a window that others see too is copied before it is written.
 // A change is made in two steps: a Prepare that does everything that may fail and
 // touches only memory that no reader sees, then a Commit that cannot fail. An abandoned preparation
 // leaves no trace.
@@ -10,10 +11,13 @@
 
 #include <cstdint>
 #include <memory_resource>
+#include <utility>
 #include <vector>
 
 #include "core/base/memory.h"
 #include "core/base/status.h"
+#include "core/cache/segment_list.h"
+#include "core/cache/window.h"
 #include "core/codec/segment.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
@@ -31,26 +35,35 @@ struct SideStats {
   double error_worst = 0;
 };
 
+// What attention and reading walk over: the pieces of a side, listed for one call.
+class PieceList {
+ public:
+  // Throws std::bad_alloc.
+  PieceList(Memory& memory, uint64_t count)
+      : list_(memory, count * sizeof(const ops::Piece*), Buffer::kScratch), count_(count) {}
+  const ops::Piece** data() const { return list_.data<const ops::Piece*>(); }
+  ops::Sequence sequence() const { return {data(), count_}; }
+
+ private:
+  Buffer list_;
+  uint64_t count_;
+};
+
 class SideCache {
  public:
-  using Segments = std::pmr::vector<SegmentRef>;
-  using Pieces = std::pmr::vector<const ops::Piece*>;
-
   // Everything that an append needs to become visible.
   struct Appended {
-    explicit Appended(std::pmr::memory_resource* resource)
-        : segments(resource), longer_segments(resource), longer_pieces(resource) {}
-    SealedRun page;            // what the page that is open now takes on
-    Segments segments;         // new ones, the last perhaps an open page
-    uint64_t added = 0;        // tokens appended
-    uint64_t sealed = 0;       // of the old window and the new tokens, from the oldest on
-    Buffer window;             // takes the place of the window, unless empty
-    Segments longer_segments;  // take the place of lists that are full, unless without room
-    Pieces longer_pieces;
+    explicit Appended(std::pmr::memory_resource* resource) : segments(resource) {}
+    SegmentRef page;  // the open page that takes on `run`, unless empty
+    SealedRun run;
+    std::pmr::vector<SegmentRef> segments;  // new ones, the last perhaps an open page
+    SegmentList::Room room;                 // for those of them that are full
+    uint64_t added = 0;                     // tokens appended
+    uint64_t sealed = 0;  // of the old window and the new tokens, from the oldest on
+    Window window;        // takes the place of the window, unless empty
   };
 
-  explicit SideCache(std::pmr::memory_resource* resource)
-      : segments_(resource), pieces_(resource) {}
+  explicit SideCache(std::pmr::memory_resource* resource) : segments_(resource) {}
   SideCache(const SideCache&) = delete;
   SideCache& operator=(const SideCache&) = delete;
 
@@ -68,19 +81,19 @@ class SideCache {
   uint64_t CeilLength(uint64_t tokens) const;   // the smallest such length >= tokens
   void Truncate(uint64_t tokens) noexcept;
   void Clear() noexcept;
-  // Makes this empty side a copy of `other`. Throws std::bad_alloc and is then still empty.
-  void CopyFrom(const SideCache& other, Runtime& runtime);
+  // Makes this empty side a copy of `other`, in time and memory that do not depend on its length.
+  void CopyFrom(const SideCache& other) noexcept;
 
   uint64_t length() const { return sealed_ + pending_; }
   uint64_t sealed() const { return sealed_; }  // tokens compressed, those of an open page included
-  ops::Sequence sequence() const { return {pieces_.data(), pieces_.size()}; }
+  // Good until the next change. Throws std::bad_alloc.
+  PieceList Pieces(Memory& memory) const;
   SideStats Stats() const;
 
  private:
   uint64_t NextSeal(uint64_t pending, uint64_t room) const;
   uint64_t WindowCapacity() const;
-  uint64_t PageRoom() const { return segments_.empty() ? 0 : segments_.back()->room(); }
-  size_t SegmentAt(uint64_t token) const;
+  uint64_t PageRoom() const { return page_ ? page_piece_.padded_tokens - page_piece_.tokens : 0; }
   uint16_t* WindowRows(uint64_t token) const;
   bool Fetch(const ops::Table& table, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,
              uint16_t* rows, uint64_t head_stride) const;
@@ -91,11 +104,12 @@ class SideCache {
   ops::Side side_ = ops::kSideK;
   uint64_t seed_ = 0;
 
-  Segments segments_;     // an open page, the only one with room, is the last
-  Pieces pieces_;         // what attention reads: the piece of each segment, then the window's
-  uint64_t sealed_ = 0;   // tokens in segments, the open page included
+  SegmentList segments_;     // the full ones
+  SegmentRef page_;          // the open page behind them, or empty
+  ops::Piece page_piece_{};  // the page as this side sees it: a fork may see more of its tokens
+  uint64_t sealed_ = 0;      // tokens in segments, the open page included
 
-  Buffer window_;         // fp16 [kv_heads][capacity][head_dim]
+  Window window_;         // fp16 [kv_heads][capacity][head_dim]
   uint64_t capacity_ = 0;
   uint64_t start_ = 0;    // slot of the oldest token
   uint64_t pending_ = 0;  // tokens in the window

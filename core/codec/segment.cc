@@ -171,10 +171,10 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
   return SegmentRef(segment);
 }
 
-SegmentRef Segment::Clone() const {
+SegmentRef Segment::Clone(uint64_t tokens) const {
   SegmentRef copy = Create(memory_, form_, piece_.first_token);
   std::memcpy(copy->payload_.data(), payload_.data(), payload_.size());
-  copy->Grow({piece_.tokens, error_sq_, norm_sq_});
+  copy->Grow({tokens, error_sq_, norm_sq_});
   return copy;
 }
 

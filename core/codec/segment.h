@@ -3,7 +3,7 @@
 //
 // Called by core/cache. A segment is filled by Seal and then never changes, with one exception: an
 // open page (a segment created with room to spare) takes further tokens until it is full, while one
-// cache alone owns it. Full segments are shared between forks by reference count.
+// cache alone holds it. Segments are shared between forks by reference count.
 #ifndef KVGEAR_CORE_CODEC_SEGMENT_H_
 #define KVGEAR_CORE_CODEC_SEGMENT_H_
 
@@ -69,13 +69,14 @@ class Segment {
   // Forgets the newest tokens of an open page. The measured error stays that of all tokens it saw.
   void Shrink(uint64_t tokens) noexcept { piece_.tokens = tokens; }
 
-  // A copy with a reference count of its own. Throws std::bad_alloc.
-  SegmentRef Clone() const;
+  // A copy of the first `tokens` tokens with a reference count of its own. Throws std::bad_alloc.
+  SegmentRef Clone(uint64_t tokens) const;
 
   const ops::Piece& piece() const { return piece_; }
   uint64_t end() const { return piece_.first_token + piece_.tokens; }
   uint64_t room() const { return form_.tokens - piece_.tokens; }
-  bool shared() const { return references_.load(std::memory_order_relaxed) > 1; }
+  // False: nobody else sees the segment, and what those did who could is visible.
+  bool shared() const { return references_.load(std::memory_order_acquire) > 1; }
   uint64_t allocated() const { return sizeof(Segment) + payload_.size(); }
   SegmentBytes Bytes() const;
   double error_sq() const { return error_sq_; }

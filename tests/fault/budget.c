@@ -129,8 +129,13 @@ static void shared(void) {
   REFUSED(KVG_E_LIMIT, "budget", kvt_append(&rig, second, 0, 0, 190, 2, &kvt_err));
   CHECK(kvt_length(second, 0) == 0);
   CHECK(kvt_unchanged(&picture, &rig, rig.cache, 1));
-  REFUSED(KVG_E_LIMIT, "budget", KVG(cache_fork)(rig.cache, &fork, &kvt_err));
-  CHECK(fork == NULL);
+  /* A fork shares all of it, until it goes its own way and needs a window of its own. */
+  OK(KVG(cache_fork)(rig.cache, &fork, &kvt_err));
+  kvt_picture_take(&fork_picture, &rig, fork, 1);
+  REFUSED(KVG_E_LIMIT, "budget", kvt_append(&rig, fork, 0, 190, 1, 1, &kvt_err));
+  CHECK(kvt_unchanged(&fork_picture, &rig, fork, 1));
+  kvt_picture_free(&fork_picture);
+  KVG(cache_destroy)(fork);
   CHECK(kvt_unchanged(&picture, &rig, rig.cache, 1));
   OK(KVG(cache_clear)(rig.cache, &kvt_err));
   OK(kvt_append(&rig, second, 0, 0, 190, 2, &kvt_err));

@@ -170,7 +170,7 @@ static const call cache_calls[] = {
     {"append a first text", append_first_prompt, KVG_OK, 1, NULL},
     {"append NaN", append_nan, KVG_E_NONFINITE, 2, NULL},
     {"attend", attend, KVG_OK, 1, NULL},
-    {"read", read_all, KVG_OK, 0, NULL},
+    {"read", read_all, KVG_OK, 1, NULL},
     {"truncate", truncate_window, KVG_OK, 0, NULL},
     {"clear", clear, KVG_OK, 0, NULL},
     {"fork", fork_cache, KVG_OK, 1, end_cache},

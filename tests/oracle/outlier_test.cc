@@ -60,7 +60,8 @@ class Outliers : public testing::Test {
     return side == ops::kSideK ? recipe_.k : recipe_.v;
   }
   std::vector<uint8_t> Listed(ops::Side side) const {
-    return SparseEntries(layer_->side(side).sequence(), x(side));
+    const PieceList list = layer_->pieces(side);
+    return SparseEntries(list.sequence(), x(side));
   }
   // What the oracle selects, over all segments.
   std::vector<uint8_t> Wanted(ops::Side side) const {

@@ -72,7 +72,8 @@ TEST_P(EveryRecipe, ReportedErrorsAreThoseOfWhatIsRead) {
     const Tensor& x = side == ops::kSideK ? k : v;
     const Tensor read = Read(*cache, side);
     double sum = 0, tokens = 0, worst = 0;
-    const ops::Sequence sequence = layer.side(side).sequence();
+    const PieceList list = layer.pieces(side);
+    const ops::Sequence sequence = list.sequence();
     for (uint64_t i = 0; i < sequence.count; ++i) {
       const ops::Piece& piece = *sequence.pieces[i];
       if (piece.kind != ops::kCodes) continue;

@@ -110,7 +110,8 @@ Tensor SingleLayer::Read(ops::Side side) const {
   Tensor out(layer_.length(), shape_.kv_heads, shape_.head_dim);
   std::vector<float> buffer(out.data.size());
   ops::ReadArgs args{};
-  args.side = layer_.side(side).sequence();
+  const PieceList list = pieces(side);
+  args.side = list.sequence();
   args.kv_heads = shape_.kv_heads;
   args.head_dim = shape_.head_dim;
   args.tokens = out.tokens;

@@ -83,6 +83,7 @@ class SingleLayer {
   void Append(const Tensor& k, const Tensor& v) { Must(TryAppend(k, v)); }
   Tensor Read(ops::Side side) const;
   const SideCache& side(ops::Side side) const { return layer_.side(side); }
+  PieceList pieces(ops::Side side) const { return layer_.side(side).Pieces(runtime_->memory()); }
   const SideRecipe& recipe(ops::Side side) const {
     return side == ops::kSideK ? recipe_.k : recipe_.v;
   }

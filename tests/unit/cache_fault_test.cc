@@ -154,7 +154,7 @@ TEST(CacheFault, OneLayerFailsTheOthersStay) {
   for (uint32_t layer = 0; layer < 4; ++layer) Append(*cache, layer, x, x);
   const Snapshot before(*cache);
   const uint64_t live = allocator.live_bytes();
-  // A fork copies layer by layer; whichever fails, nothing of it is left.
+  // A fork that fails leaves nothing behind.
   for (uint64_t n = 0;; ++n) {
     allocator.FailFrom(allocator.allocations() + n);
     bool failed = false;
@@ -167,7 +167,7 @@ TEST(CacheFault, OneLayerFailsTheOthersStay) {
     ASSERT_EQ(allocator.live_bytes(), live);
     ASSERT_EQ(Snapshot(*cache), before);
     if (!failed) {
-      EXPECT_GT(n, 10u);
+      EXPECT_GT(n, 0u);
       break;
     }
   }

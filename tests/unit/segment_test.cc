@@ -156,7 +156,7 @@ TEST(Segment, ACloneOfAnOpenPageGoesItsOwnWay) {
   seal(*page, twos, 20);
   EXPECT_EQ(page->end(), 50u);
   EXPECT_EQ(value(*page, 49), 1);
-  const SegmentRef copy = page->Clone();
+  const SegmentRef copy = page->Clone(50);
   EXPECT_FALSE(page->shared());
   EXPECT_EQ(copy->room(), 78u);
   EXPECT_EQ(copy->norm_sq(), page->norm_sq());

@@ -52,7 +52,8 @@ TEST_P(EveryRecipe, PiecesFollowOneAnotherAndTheSchedule) {
     const SideRecipe& recipe = layer.recipe(side);
     const oracle::Schedule want = oracle::ScheduleOf(recipe, history);
     ASSERT_EQ(cache.length(), want.length);
-    const ops::Sequence pieces = cache.sequence();
+    const PieceList list = layer.pieces(side);
+    const ops::Sequence pieces = list.sequence();
     uint64_t end = 0, sealed = 0, segment = 0;
     for (uint64_t i = 0; i < pieces.count; ++i) {
       const ops::Piece& piece = *pieces.pieces[i];
@@ -98,7 +99,8 @@ TEST(SideCache, PagesAreFilledBeforeNewOnesAreOpened) {
   SingleLayer layer(kShape, "kivi-2");
   const auto pages = [&] {
     std::vector<std::pair<uint64_t, uint64_t>> found;
-    const ops::Sequence pieces = layer.side(ops::kSideV).sequence();
+    const PieceList list = layer.pieces(ops::kSideV);
+    const ops::Sequence pieces = list.sequence();
     for (uint64_t i = 0; i < pieces.count; ++i) {
       const ops::Piece& piece = *pieces.pieces[i];
       if (piece.kind == ops::kCodes) found.emplace_back(piece.tokens, piece.padded_tokens);

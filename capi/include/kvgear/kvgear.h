@@ -387,8 +387,9 @@ KVG_API kvg_status kvg_cache_truncate(kvg_cache *cache, uint32_t layer, uint64_t
 KVG_API kvg_status kvg_cache_clear(kvg_cache *cache, kvg_error *err);
 
 /**
- * Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
- * Cost: independent of the number of sealed tokens but for one pointer per segment.
+ * Makes a second cache with the same content. All of it is shared; what one of the two changes later,
+ * such as the window of its newest tokens, it copies first.
+ * Cost: independent of the number of tokens, in time and in memory.
  * @param[out] out the fork. Destroy with kvg_cache_destroy.
  */
 KVG_API kvg_status kvg_cache_fork(const kvg_cache *cache, KVG_OWN kvg_cache **out, kvg_error *err);
@@ -397,7 +398,8 @@ KVG_API kvg_status kvg_cache_fork(const kvg_cache *cache, KVG_OWN kvg_cache **ou
  * Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
  * layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
  * only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
- * cache; segments that forks share are counted once there, and in each of the forks here.
+ * cache; what forks share is counted once there, and in each of the forks here. So
+ * bytes_total - bytes_shared is what a fork takes for itself.
  */
 typedef struct kvg_stats {
   uint32_t struct_size;
@@ -416,7 +418,7 @@ typedef struct kvg_stats {
   uint64_t bytes_window_used;      /**< part of window_allocated that holds tokens */
   uint64_t bytes_window_allocated; /**< uncompressed newest tokens and the staging of open pages */
   uint64_t bytes_bookkeeping;      /**< headers, segment lists, alignment */
-  uint64_t bytes_shared;           /**< part of bytes_total in segments that forks share */
+  uint64_t bytes_shared;           /**< part of bytes_total that forks share */
   uint64_t bytes_fp16;             /**< what the same elements take in plain fp16 */
   double bits_per_element;         /**< 8 * bytes_total / elements; 0 when empty */
   double rel_error_k_mean;         /**< |K - K~| / |K| (Frobenius), mean over sealed segments by tokens */

@@ -121,7 +121,8 @@ type KvgAttendDesc struct {
 // Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
 // layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
 // only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
-// cache; segments that forks share are counted once there, and in each of the forks here.
+// cache; what forks share is counted once there, and in each of the forks here. So
+// bytes_total - bytes_shared is what a fork takes for itself.
 type KvgStats struct {
 	StructSize           uint32
 	Reserved             uint32  // 0
@@ -139,7 +140,7 @@ type KvgStats struct {
 	BytesWindowUsed      uint64  // part of window_allocated that holds tokens
 	BytesWindowAllocated uint64  // uncompressed newest tokens and the staging of open pages
 	BytesBookkeeping     uint64  // headers, segment lists, alignment
-	BytesShared          uint64  // part of bytes_total in segments that forks share
+	BytesShared          uint64  // part of bytes_total that forks share
 	BytesFP16            uint64  // what the same elements take in plain fp16
 	BitsPerElement       float64 // 8 * bytes_total / elements; 0 when empty
 	RelErrorKMean        float64 // |K - K~| / |K| (Frobenius), mean over sealed segments by tokens

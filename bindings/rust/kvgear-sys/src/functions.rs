@@ -136,8 +136,9 @@ functions! {
     /// Drops all tokens of all layers.
     fn kvg_cache_clear(cache: *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
 
-    /// Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
-    /// Cost: independent of the number of sealed tokens but for one pointer per segment.
+    /// Makes a second cache with the same content. All of it is shared; what one of the two changes later,
+    /// such as the window of its newest tokens, it copies first.
+    /// Cost: independent of the number of tokens, in time and in memory.
     ///
     /// * `out`: the fork. Destroy with [`kvg_cache_destroy`](crate::kvg_cache_destroy).
     fn kvg_cache_fork(cache: *const kvg_cache, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;

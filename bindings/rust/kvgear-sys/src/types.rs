@@ -216,7 +216,8 @@ pub struct kvg_attend_desc {
 /// Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
 /// layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
 /// only [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS) with [`KVG_SIDE_BOTH`](crate::KVG_SIDE_BOTH) counts. That sum is what [`kvg_runtime_memory`](crate::kvg_runtime_memory) counts for the
-/// cache; segments that forks share are counted once there, and in each of the forks here.
+/// cache; what forks share is counted once there, and in each of the forks here. So
+/// bytes_total - bytes_shared is what a fork takes for itself.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct kvg_stats {
@@ -251,7 +252,7 @@ pub struct kvg_stats {
     pub bytes_window_allocated: u64,
     /// headers, segment lists, alignment
     pub bytes_bookkeeping: u64,
-    /// part of bytes_total in segments that forks share
+    /// part of bytes_total that forks share
     pub bytes_shared: u64,
     /// what the same elements take in plain fp16
     pub bytes_fp16: u64,

@@ -334,7 +334,8 @@ impl AttendOptions {
 /// Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
 /// layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
 /// only [`Layers::All`](crate::Layers::All) with [`Side::Both`](crate::Side::Both) counts. That sum is what [`Runtime::memory`](crate::Runtime::memory) counts for the
-/// cache; segments that forks share are counted once there, and in each of the forks here.
+/// cache; what forks share is counted once there, and in each of the forks here. So
+/// bytes_total - bytes_shared is what a fork takes for itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -366,7 +367,7 @@ pub struct Stats {
     pub bytes_window_allocated: u64,
     /// Headers, segment lists, alignment.
     pub bytes_bookkeeping: u64,
-    /// Part of bytes_total in segments that forks share.
+    /// Part of bytes_total that forks share.
     pub bytes_shared: u64,
     /// What the same elements take in plain fp16.
     pub bytes_fp16: u64,

@@ -303,8 +303,9 @@ public final class KvgCache implements AutoCloseable {
    *
    * <p>From kvgear.h, kvg_cache_fork:
    * <pre>
-   * Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
-   * Cost: independent of the number of sealed tokens but for one pointer per segment.
+   * Makes a second cache with the same content. All of it is shared; what one of the two changes later,
+   * such as the window of its newest tokens, it copies first.
+   * Cost: independent of the number of tokens, in time and in memory.
    * out: the fork. Destroy with kvg_cache_destroy.
    * </pre>
    *

@@ -8,7 +8,8 @@ import org.kvgear.internal.Structs.KvgStats;
  * Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
  * layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
  * only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
- * cache; segments that forks share are counted once there, and in each of the forks here.
+ * cache; what forks share is counted once there, and in each of the forks here. So
+ * bytes_total - bytes_shared is what a fork takes for itself.
  *
  * @param tokens tokens held, summed over the layers asked for
  * @param elements elements held: tokens * kv_heads * head_dim, per side
@@ -24,7 +25,7 @@ import org.kvgear.internal.Structs.KvgStats;
  * @param bytesWindowUsed part of window_allocated that holds tokens
  * @param bytesWindowAllocated uncompressed newest tokens and the staging of open pages
  * @param bytesBookkeeping headers, segment lists, alignment
- * @param bytesShared part of bytes_total in segments that forks share
+ * @param bytesShared part of bytes_total that forks share
  * @param bytesFp16 what the same elements take in plain fp16
  * @param bitsPerElement 8 * bytes_total / elements; 0 when empty
  * @param relErrorKMean |K - K~| / |K| (Frobenius), mean over sealed segments by tokens

@@ -223,8 +223,9 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_clear(long cache) { RawJNI.kvg_cache_clear(cache); }
 
   /**
-   * Makes a second cache with the same content. Sealed segments are shared, the windows are copied.<br>
-   * Cost: independent of the number of sealed tokens but for one pointer per segment.<br>
+   * Makes a second cache with the same content. All of it is shared; what one of the two changes later,<br>
+   * such as the window of its newest tokens, it copies first.<br>
+   * Cost: independent of the number of tokens, in time and in memory.<br>
    * @param out the fork. Destroy with kvg_cache_destroy.
    */
   public static void kvg_cache_fork(long cache, long[] out) { RawJNI.kvg_cache_fork(cache, out); }

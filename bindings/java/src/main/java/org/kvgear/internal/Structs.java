@@ -106,7 +106,8 @@ public final class Structs {
    * Memory and measured error of a cache. Bytes are bytes allocated. The sides of a layer, and the
    * layers, add up to the whole, but for the handle itself (a few dozen bytes of bookkeeping), which
    * only KVG_ALL_LAYERS with KVG_SIDE_BOTH counts. That sum is what kvg_runtime_memory counts for the
-   * cache; segments that forks share are counted once there, and in each of the forks here.
+   * cache; what forks share is counted once there, and in each of the forks here. So
+   * bytes_total - bytes_shared is what a fork takes for itself.
    */
   public static final class KvgStats {
     /** Bytes of the struct. */
@@ -127,7 +128,7 @@ public final class Structs {
     public static final int BYTES_WINDOW_USED = 96; // part of window_allocated that holds tokens
     public static final int BYTES_WINDOW_ALLOCATED = 104; // uncompressed newest tokens and the staging of open pages
     public static final int BYTES_BOOKKEEPING = 112; // headers, segment lists, alignment
-    public static final int BYTES_SHARED = 120; // part of bytes_total in segments that forks share
+    public static final int BYTES_SHARED = 120; // part of bytes_total that forks share
     public static final int BYTES_FP16 = 128; // what the same elements take in plain fp16
     public static final int BITS_PER_ELEMENT = 136; // 8 * bytes_total / elements; 0 when empty
     public static final int REL_ERROR_K_MEAN = 144; // |K - K~| / |K| (Frobenius), mean over sealed segments by tokens
