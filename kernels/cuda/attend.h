@@ -1,4 +1,4 @@
-// Attention over sealed caches on a CUDA device: what a launch takes, and the two calls that make it.
+// Attention over sealed caches on a CUDA device: what a launch takes, and the calls that make it.
 //
 // Called by the plugin (kernels/cuda) and by tests/gpu. Pieces are those of kernels/ops.h with
 // device pointers inside: the same bytes as on the CPU.
@@ -23,20 +23,19 @@ struct DeviceItem {
   uint64_t length;  // tokens, the same on both sides
   const void* q;    // [queries][q_heads][head_dim]
   void* out;        // [queries][q_heads][head_dim]
+  uint64_t first_unit;  // written by PlanAttend
 };
 
 // What most pieces of one side look like. It sizes the buffers of shared memory; pieces that do not
 // fit are read another way, slower and with the same result up to rounding.
 struct DeviceForm {
   uint32_t width;  // of the codes; 16 for fp16 rows
-  uint32_t scale_rows;  // groups of the head_dim (token axis), 1 (channel axis), 0 (fp16 rows)
   bool sparse;
 };
 
 // Shapes, types and strides as in ops::AttendArgs.
 struct DeviceAttend {
-  const DeviceItem* items;       // of the device, [count]
-  const DeviceItem* host_items;  // the same, readable by the host: only length is read
+  const DeviceItem* items;  // of the device, [count], as PlanAttend left them
   uint64_t count;
   uint32_t q_heads, kv_heads, head_dim;
   uint32_t queries;
@@ -48,18 +47,25 @@ struct DeviceAttend {
   uint64_t sliding_window;
   bool causal;
   DeviceForm k_form, v_form;
-  void* scratch;     // of the device, AttendScratchBytes(args) bytes, kAlign aligned; any content
-  uint32_t* tickets; // of the device, [AttendTickets(args)]: zero before a launch and after it;
-                     // two launches that may overlap need each their own, as they do scratch
+  uint64_t chunk_tokens;  // of one unit of work; 0 = follows from the length of each sequence
+  void* scratch;      // of the device, plan.scratch_bytes, kAlign aligned; any content
+  uint32_t* tickets;  // of the device, [plan.tickets]: zero before a launch, and zero after it. Two
+                      // launches that may overlap need each their own, as they need each a scratch.
 };
 
-// Both follow from the shape and from host_items[].length; never 0.
-uint64_t AttendScratchBytes(const DeviceAttend& args);
-uint64_t AttendTickets(const DeviceAttend& args);
+struct AttendPlan {
+  uint64_t units;          // thread blocks to launch
+  uint64_t scratch_bytes;  // 0 if there is nothing to merge
+  uint64_t tickets;
+};
 
-// Enqueues the kernels. Allocates nothing, waits for nothing, may be captured into a graph. The
-// bits of an item's output follow from that item alone, not from the rest of the batch.
-cudaError_t LaunchAttend(const DeviceAttend& args, cudaStream_t stream);
+// Cuts the work of a batch into units and numbers them in items[].first_unit, before the items are
+// copied to the device. Reads the shape in args and items[].length. A unit's size follows from its
+// own sequence, so the rest of the batch changes no bit of its result.
+AttendPlan PlanAttend(const DeviceAttend& args, DeviceItem* host_items);
+
+// Enqueues the kernel. Allocates nothing, waits for nothing, may be captured into a graph.
+cudaError_t LaunchAttend(const DeviceAttend& args, const AttendPlan& plan, cudaStream_t stream);
 
 // Once per device, before the first launch: raises the limits of shared memory. Thread safe.
 cudaError_t PrepareAttend();
