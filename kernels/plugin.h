@@ -27,12 +27,13 @@ inline constexpr char kPluginSymbol[] = "kvgear_plugin_cuda";
 using Failure = const char*;
 struct DeviceContext;  // one device, opened for one runtime
 
-// One side of one layer of one sequence: sealed pieces in order of their tokens, then the rows of
-// the window.
+// One side of one layer of one sequence: sealed pieces in order of their tokens, then the open page,
+// a sealed piece that still grows, then the rows of the window.
 struct DevicePieces {
   const Piece* sealed;  // device array; what its elements point to is device memory
   uint32_t count;
-  Piece window;  // by value; tokens == 0: none
+  Piece page;    // by value; tokens == 0: none
+  Piece window;  // likewise
 };
 
 struct DeviceItem {

@@ -13,12 +13,14 @@
 
 namespace kvg::cuda {
 
-// One sequence. All pointers are of the device. A window with tokens == 0 is none; else it is of
-// kind kRows and follows the pieces.
+// One sequence. All pointers are of the device. Behind the array of pieces follow, each unless its
+// tokens are 0, the open page (a sealed piece that still grows, one for each cache, so it is given
+// here by value) and the window, of kind kRows.
 struct DeviceItem {
   const ops::Piece* k;  // [k_pieces] sealed pieces in order of their tokens
   const ops::Piece* v;  // [v_pieces]
   uint32_t k_pieces, v_pieces;
+  ops::Piece k_page, v_page;
   ops::Piece k_window, v_window;
   uint64_t length;  // tokens, the same on both sides
   const void* q;    // [queries][q_heads][head_dim]
