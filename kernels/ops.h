@@ -35,6 +35,20 @@
 // LOW RANK. Per head, x gains sum over r of a[r][token] * b[r][direction] (fp32, r ascending).
 //   a[(head * rank + r) * padded_tokens + token], b[(head * rank + r) * dirs + direction], fp16.
 //
+// MAP. The codes, factors and sparse entries of a piece with a map are those of y = M x, rounded to
+// fp16 (beyond its range to the largest), in place of x: one basis for all parts of a piece, so that
+// a query is folded once, and so that low rank and outliers are chosen in the norm that the map
+// stands for. (M^-1 of a low-rank matrix is of the same rank.) Scores are (M^-T q) . y; sums of
+// values are mapped back once. A mean needs no place of its own: minima are sums over y too, and
+// each group has one. All in fp32, products and sums not fused:
+//   kMapHadamard: y = H x / block in each run of `block` directions, and x = H y. H[i][j] is 1 or,
+//                 if i & j has an odd number of bits, -1. In stages of distance 1, 2, 4 ..:
+//                 (u, v) becomes (u + v, u - v). Division by a power of two: nothing overflows.
+//   kMapDense:    y[j] = sum over i of x[i] * forward[i][j], in ascending order, and
+//                 x[i] = sum over j of back[i][j] * y[j], as 16 sums of those j that are equal
+//                 modulo 16, in ascending order, of which the upper half is added to the lower
+//                 until one is left.
+//
 // SPARSE. Per head and block, entries sorted by token then direction. Entry e adds value[e] to
 // (token, direction[e]). For head h, block k the entries are [start[h * (blocks + 1) + k],
 // start[h * (blocks + 1) + k + 1]); count[h * padded_tokens + token] says how many belong to a token.
@@ -65,6 +79,17 @@ enum Axis : uint32_t { kAxisToken = 0, kAxisChannel = 1 };
 enum Kind : uint32_t { kRows = 0, kCodes = 1 };
 enum DType : uint32_t { kF32 = 0, kF16 = 1, kBF16 = 2 };  // as kvg_dtype
 
+enum MapKind : uint32_t { kMapHadamard = 0, kMapDense = 1 };
+
+// See MAP. Owned by whoever owns the pieces; outlives them and never changes.
+struct Map {
+  MapKind kind;
+  uint32_t block;           // kMapHadamard: a power of two that divides head_dim
+  const uint16_t* forward;  // kMapDense: fp16 [kv_heads][head_dim][dirs], padding holds 0. nullptr
+                            // once nothing more is to be sealed with it
+  const uint16_t* back;     // of the same shape
+};
+
 // A piece of one side of one layer, all KV heads: either fp16 rows or codes. Sealed pieces are
 // immutable. `first_token` is a multiple of kBlockTokens when kind is kCodes.
 struct Piece {
@@ -77,6 +102,7 @@ struct Piece {
   uint32_t head_dim;
   uint32_t dirs;  // PadDirs(head_dim)
   uint32_t rank;  // 0 = no low-rank part
+  const Map* map;  // kCodes: nullptr = none, y = x
 
   // kRows: rows[head * rows_head_stride + (token - first_token) * head_dim + direction], fp16.
   const uint16_t* rows;
@@ -147,6 +173,7 @@ struct SealSpec {
   uint64_t seed;           // of its start
   uint64_t outliers;       // k at each end: per direction over the piece (K side), per token over all
                            // heads (V side); 2k <= vector length
+  const Map* map = nullptr;
 };
 
 struct SealArgs {
@@ -179,7 +206,7 @@ struct SealOut {
   uint8_t* sparse_dir;     // room for sparse_capacity entries
   uint16_t* sparse_value;
   uint64_t sparse_capacity;  // K: 2k * head_dim * kv_heads; V: 2k * tokens
-  double error_sq;           // sum over elements of (x - decoded)^2
+  double error_sq;           // sum over elements of (x - decoded)^2, map undone
   double norm_sq;            // sum of x^2
 };
 
@@ -203,7 +230,7 @@ struct IngestArgs {
 };
 
 inline constexpr uint32_t kOpsMagic = 0x4B56474Fu;  // "OGVK" little-endian
-inline constexpr uint32_t kOpsVersion = 1;
+inline constexpr uint32_t kOpsVersion = 2;
 
 // Functions return nothing: arguments were validated by core, and a host backend cannot fail.
 // Results do not depend on parallel.workers.

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <new>
 
+#include "core/codec/map.h"
+
 namespace kvg {
 namespace {
 
@@ -41,6 +43,7 @@ SegmentForm SegmentForm::Of(const SideRecipe& recipe, const Shape& shape, ops::S
     const bool whole = recipe.group == SideRecipe::kWhole || recipe.group >= shape.head_dim;
     spec.group = whole ? dirs : recipe.group;
   }
+  if (recipe.map == SideRecipe::kHadamard) spec.map = HadamardMap(shape.head_dim);
   const uint64_t vector = side == ops::kSideK ? tokens : shape.kv_dim();
   spec.outliers = OutliersPerEnd(recipe.outliers, vector);
   spec.rank = decode ? recipe.decode_rank : recipe.rank;
@@ -145,6 +148,7 @@ void Segment::Bind(const Layout& layout) {
   bind(piece_.sparse_value, layout.sparse_value);
   const ops::SealSpec& spec = form_.spec;
   piece_.rank = spec.rank;
+  piece_.map = spec.map;
   piece_.axis = spec.axis;
   piece_.group = spec.group;
   piece_.scale_group_stride = spec.axis == ops::kAxisChannel ? piece_.dirs : form_.tokens;

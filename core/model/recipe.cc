@@ -63,6 +63,12 @@ constexpr double kOutliers = 0.02;
 // third bit would for heads of 128.
 constexpr uint32_t kRank4 = 4, kRank2 = 7;
 
+// Every direction of a block gets an equal share of each channel, so that no channel stands out.
+constexpr SideRecipe Rotated(SideRecipe side) {
+  side.map = SideRecipe::kHadamard;
+  return side;
+}
+
 constexpr SideRecipe Kcvt(ops::Axis axis, uint32_t group) {
   return {.bits = 4, .axis = axis, .group = group, .window = 64};
 }
@@ -93,6 +99,10 @@ constexpr NamedRecipe kNamed[] = {
      BackboneV(2)},
     {"gear-k3v2", "Keys 3 bits with rank 4, values 2 bits, groups of 64.",
      WithRank(BackboneK(3), 4), BackboneV(2)},
+    {"int4-rot", "int4 after a block Hadamard rotation of keys and values.", Rotated(Int(4)),
+     Rotated(Int(4))},
+    {"int2-rot", "2 bits by token, groups of 64, after a block Hadamard rotation.",
+     Rotated(Int(2)), Rotated(Int(2))},
 };
 
 const NamedRecipe* FindNamed(std::string_view name) {
@@ -146,6 +156,16 @@ bool ParseGroup(std::string_view text, SideRecipe& side) {
   return ParseUpTo(text, 1, kMostTokens, side.group);
 }
 
+bool ParseMap(std::string_view text, SideRecipe& side) {
+  if (text != "none" && text != "hadamard") return false;
+  side.map = text == "none" ? SideRecipe::kNoMap : SideRecipe::kHadamard;
+  return true;
+}
+
+std::string PrintMap(const SideRecipe& side) {
+  return side.map == SideRecipe::kHadamard ? "hadamard" : "none";
+}
+
 std::string PrintGroup(const SideRecipe& side) {
   if (side.group == kWhole) return "whole";
   return side.group == kAllHeads ? "all" : absl::StrCat(side.group);
@@ -185,6 +205,7 @@ constexpr Key kKeys[] = {
     {"axis", "token or channel", true, ParseAxis,
      [](const SideRecipe& side) { return std::string(side.axis == kToken ? "token" : "channel"); }},
     {"group", "a number from 1 to 8192, whole or all", true, ParseGroup, PrintGroup},
+    {"map", "none or hadamard", true, ParseMap, PrintMap},
     {"outliers", "a share from 0 to 0.5, such as 0.02", true, ParseOutliers, PrintOutliers},
     {"rank", "a number from 0 to 16", true, ParseNumber<&SideRecipe::rank, 0, ops::kMaxRank>,
      PrintNumber<&SideRecipe::rank>},

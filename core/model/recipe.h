@@ -20,9 +20,15 @@ struct SideRecipe {
   static constexpr uint32_t kWhole = 0;           // channel axis: the segment; token axis: the head
   static constexpr uint32_t kAllHeads = 0xFFFFFFFF;  // token axis: all heads of the token (KCVT's V)
 
+  enum Map : uint32_t {
+    kNoMap,
+    kHadamard,  // blocks of the largest power of two that divides head_dim
+  };
+
   uint32_t bits = 16;  // 16 = fp16 rows, stored as they are; else 1, 2, 3, 4, 6 or 8
   ops::Axis axis = ops::kAxisToken;
   uint32_t group = 64;       // tokens (channel axis) or channels (token axis)
+  Map map = kNoMap;          // what turns a row before it is quantised; see MAP in kernels/ops.h
   double outliers = 0;       // share s of entries kept exact: floor(s * n / 2) at each end of a vector
   uint32_t rank = 0;         // of segments longer than one block (a prompt)
   uint32_t decode_rank = 0;  // of segments of one block (decode)

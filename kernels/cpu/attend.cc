@@ -17,6 +17,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/attend_base-inl.h"
+#include "kernels/cpu/attend_maps-inl.h"
 #include "kernels/cpu/attend_pieces-inl.h"
 #include "kernels/cpu/attend_softmax-inl.h"
 
@@ -80,9 +81,11 @@ void AttendChunk(const ops::AttendArgs& args, const ops::AttendItem& item, uint3
             [&](const ops::Piece& piece, uint64_t first, uint64_t tokens, uint64_t place) {
               float* const scores = temp.scores[0] + place;
               if (piece.kind == ops::kRows) {
-                ScoreRows<kRows>(RowAt(piece, head, first), tokens, piece.head_dim, tile.q, scores);
+                ScoreRows<kRows>(RowAt(piece, head, first), tokens, piece.head_dim, tile.own.q,
+                                 scores);
               } else {
-                CodeScores<kRows>(RegionOf(piece, head, first, tokens, place), tile, temp, scores);
+                CodeScores<kRows>(RegionOf(piece, head, first, tokens, place),
+                                  QueryBasis<kRows>(piece, head, tile), temp, scores);
               }
             });
   Softmax<kRows>(args.softcap, begin, end - begin, tile, temp);
@@ -92,9 +95,10 @@ void AttendChunk(const ops::AttendArgs& args, const ops::AttendItem& item, uint3
               const float* const weights = temp.scores[0] + place;
               if (piece.kind == ops::kRows) {
                 AddRowValues<kRows>(RowAt(piece, head, first), tokens, piece.head_dim, weights,
-                                    tile.acc[0]);
+                                    tile.own.acc[0]);
               } else {
-                CodeValues<kRows>(RegionOf(piece, head, first, tokens, place), weights, tile, temp);
+                CodeValues<kRows>(RegionOf(piece, head, first, tokens, place), weights,
+                                  ValueBasis<kRows>(piece, head, tile), temp);
               }
             });
 }
@@ -157,8 +161,11 @@ class Attention {
     }
     for (size_t i = 0; i < tiles; ++i) {
       Tile& tile = worker.tiles[i];
-      WithRows(tile, [&](auto rows) { FlushLowRankValues<rows>(unit.kv_head, tile); });
-      FlushLanes(tile);
+      WithRows(tile, [&](auto rows) {
+        FlushMappedValues<rows>(args_.head_dim, unit.kv_head, tile);
+        FlushLowRankValues<rows>(unit.kv_head, tile.own);
+      });
+      FlushLanes(tile.rows, tile.own);
       for (uint64_t r = 0; r < tile.rows; ++r) Finish(unit, i * kMostRows + r, tile, r);
     }
     if (unit.splits > 1) Arrive(unit, worker);
@@ -167,12 +174,12 @@ class Attention {
   // Row `row` of the unit is row r of the tile.
   void Finish(const Unit& unit, uint64_t row, const Tile& tile, uint64_t r) const {
     if (unit.splits == 1) {
-      Output(unit, row, tile.acc[r], tile.row_sum[r]);
+      Output(unit, row, tile.own.acc[r], tile.row_sum[r]);
       return;
     }
     const uint64_t dirs = ops::PadDirs(args_.head_dim);
     float* const partial = Partial(unit, unit.split, row);
-    std::copy_n(tile.acc[r], dirs, partial);
+    std::copy_n(tile.own.acc[r], dirs, partial);
     partial[dirs] = tile.row_max[r];
     partial[dirs + 1] = tile.row_sum[r];
   }
@@ -181,7 +188,7 @@ class Attention {
   void Arrive(const Unit& unit, Worker& worker) const {
     std::atomic_ref<uint32_t> arrived(schedule_.arrived(unit.team));
     if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 != unit.splits) return;
-    for (uint64_t row = 0; row < unit.rows; ++row) Merge(unit, row, worker.tiles[0].acc[0]);
+    for (uint64_t row = 0; row < unit.rows; ++row) Merge(unit, row, worker.tiles[0].own.acc[0]);
   }
 
   void Merge(const Unit& unit, uint64_t row, float* sums) const {

@@ -47,9 +47,9 @@ inline const uint16_t* FactorB(const ops::Piece& piece, size_t head, size_t r) {
 
 // q . b of every row, kept as long as the piece stays the same.
 template <size_t kRows>
-void UpdateQueryFactor(const ops::Piece& piece, size_t head, Tile& tile) {
-  if (tile.q_factor_piece == &piece) return;
-  tile.q_factor_piece = &piece;
+void UpdateQueryFactor(const ops::Piece& piece, size_t head, Basis& basis) {
+  if (basis.q_factor_piece == &piece) return;
+  basis.q_factor_piece = &piece;
   const DF df;
   for (size_t f = 0; f < piece.rank; ++f) {
     const uint16_t* const b = FactorB(piece, head, f);
@@ -58,28 +58,28 @@ void UpdateQueryFactor(const ops::Piece& piece, size_t head, Tile& tile) {
     for (size_t d = 0; d < piece.dirs; d += kN) {
       const VF factor = LoadF16(b + d);
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-        sums[r] = hn::MulAdd(hn::Load(df, tile.q[r] + d), factor, sums[r]);
+        sums[r] = hn::MulAdd(hn::Load(df, basis.q[r] + d), factor, sums[r]);
       });
     }
     float dots[kRows];
     SumRows<kRows>(sums, dots);
-    for (size_t r = 0; r < kRows; ++r) tile.q_factor[r][f] = dots[r];
+    for (size_t r = 0; r < kRows; ++r) basis.q_factor[r][f] = dots[r];
   }
 }
 
 // Starts the scores of a region with the low-rank part, or zero.
 template <size_t kRows>
-void StartScores(const Region& region, Tile& tile, float* scores) {
+void StartScores(const Region& region, Basis& basis, float* scores) {
   const DF df;
   const size_t rank = region.piece->rank;
-  if (rank != 0) UpdateQueryFactor<kRows>(*region.piece, region.head, tile);
+  if (rank != 0) UpdateQueryFactor<kRows>(*region.piece, region.head, basis);
   for (size_t t = 0; t < region.padded(); t += kN) {
     VF sums[kRows];
     Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { sums[r] = hn::Zero(df); });
     for (size_t f = 0; f < rank; ++f) {
       const VF a = LoadF16(FactorA(region, f) + t);
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-        sums[r] = hn::MulAdd(a, hn::Set(df, tile.q_factor[r][f]), sums[r]);
+        sums[r] = hn::MulAdd(a, hn::Set(df, basis.q_factor[r][f]), sums[r]);
       });
     }
     Unroll<kRows>(
@@ -89,35 +89,35 @@ void StartScores(const Region& region, Tile& tile, float* scores) {
 
 // Multiplies what AddLowRankValues gathered by the factor b of its piece.
 template <size_t kRows>
-void FlushLowRankValues(size_t head, Tile& tile) {
-  if (tile.acc_factor_piece == nullptr) return;
-  const ops::Piece& piece = *tile.acc_factor_piece;
-  tile.acc_factor_piece = nullptr;
+void FlushLowRankValues(size_t head, Basis& basis) {
+  if (basis.acc_factor_piece == nullptr) return;
+  const ops::Piece& piece = *basis.acc_factor_piece;
+  basis.acc_factor_piece = nullptr;
   const DF df;
   for (size_t d = 0; d < piece.dirs; d += kN) {
     VF sums[kRows];
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { sums[r] = hn::Load(df, tile.acc[r] + d); });
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { sums[r] = hn::Load(df, basis.acc[r] + d); });
     for (size_t f = 0; f < piece.rank; ++f) {
       const VF b = LoadF16(FactorB(piece, head, f) + d);
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-        sums[r] = hn::MulAdd(b, hn::Set(df, tile.acc[r][piece.dirs + f]), sums[r]);
+        sums[r] = hn::MulAdd(b, hn::Set(df, basis.acc[r][piece.dirs + f]), sums[r]);
       });
     }
-    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { hn::Store(sums[r], df, tile.acc[r] + d); });
+    Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE { hn::Store(sums[r], df, basis.acc[r] + d); });
   }
   for (size_t r = 0; r < kRows; ++r) {
-    std::fill_n(tile.acc[r] + piece.dirs, ops::kMaxRank, 0.0f);
+    std::fill_n(basis.acc[r] + piece.dirs, ops::kMaxRank, 0.0f);
   }
 }
 
 // Gathers the weighted sum of the factor a. `weights` are those of temp.weights: to be multiplied
 // by `unit[r]`, and zero behind the region's tokens.
 template <size_t kRows>
-void AddLowRankValues(const Region& region, const float* weights, const float* unit, Tile& tile) {
+void AddLowRankValues(const Region& region, const float* weights, const float* unit, Basis& basis) {
   const ops::Piece& piece = *region.piece;
   if (piece.rank == 0) return;
-  if (tile.acc_factor_piece != &piece) FlushLowRankValues<kRows>(region.head, tile);
-  tile.acc_factor_piece = &piece;
+  if (basis.acc_factor_piece != &piece) FlushLowRankValues<kRows>(region.head, basis);
+  basis.acc_factor_piece = &piece;
   const DF df;
   for (size_t f = 0; f < piece.rank; ++f) {
     const uint16_t* const a = FactorA(region, f);
@@ -131,7 +131,7 @@ void AddLowRankValues(const Region& region, const float* weights, const float* u
     }
     float dots[kRows];
     SumRows<kRows>(sums, dots);
-    for (size_t r = 0; r < kRows; ++r) tile.acc[r][piece.dirs + f] += unit[r] * dots[r];
+    for (size_t r = 0; r < kRows; ++r) basis.acc[r][piece.dirs + f] += unit[r] * dots[r];
   }
 }
 
@@ -202,7 +202,7 @@ inline constexpr size_t kLaneSets = (kRows + kLanes - 1) / kLanes;
 
 // Adds the sparse part to the scores of a region.
 template <size_t kRows>
-void AddSparseScores(const Region& region, const Tile& tile, Temporaries& temp, float* scores) {
+void AddSparseScores(const Region& region, const Basis& basis, Temporaries& temp, float* scores) {
   const ops::Piece& piece = *region.piece;
   if (piece.sparse_start == nullptr) return;
   const DF df;
@@ -213,7 +213,7 @@ void AddSparseScores(const Region& region, const Tile& tile, Temporaries& temp, 
   ForSparseBatches(region, temp,
                    [&](size_t first, size_t entries, const uint8_t* tokens, const float* values) {
                      AddSparse<kSets, true>(piece.sparse_dir + first, tokens, values, entries,
-                                            tile.q_lanes[0][0], temp.chunk_lanes[0][0]);
+                                            basis.q_lanes[0][0], temp.chunk_lanes[0][0]);
                    });
   for (size_t t = 0; t < region.padded(); t += kN) {
     Unroll<kSets>([&](auto s) KVG_LAMBDA_INLINE {
@@ -229,13 +229,13 @@ void AddSparseScores(const Region& region, const Tile& tile, Temporaries& temp, 
 
 // Adds the sparse part of a region to the values. `weights` as for AddLowRankValues.
 template <size_t kRows>
-void AddSparseValues(const Region& region, const float* weights, const float* unit, Tile& tile,
+void AddSparseValues(const Region& region, const float* weights, const float* unit, Basis& basis,
                      Temporaries& temp) {
   const ops::Piece& piece = *region.piece;
   if (piece.sparse_start == nullptr) return;
   const DF df;
   constexpr size_t kSets = kLaneSets<kRows>;
-  tile.acc_lanes_used = true;
+  basis.acc_lanes_used = true;
   for (size_t t = 0; t < region.padded(); t += kN) {
     Unroll<kSets>([&](auto s) KVG_LAMBDA_INLINE {
       VF part[kLanes];
@@ -253,7 +253,7 @@ void AddSparseValues(const Region& region, const float* weights, const float* un
   ForSparseBatches(region, temp,
                    [&](size_t first, size_t entries, const uint8_t* tokens, const float* values) {
                      AddSparse<kSets, false>(piece.sparse_dir + first, tokens, values, entries,
-                                             temp.chunk_lanes[0][0], tile.acc_lanes[0][0]);
+                                             temp.chunk_lanes[0][0], basis.acc_lanes[0][0]);
                    });
 }
 

@@ -90,7 +90,7 @@ class LargestScales {
 // 16-bit copy for each group. Tiles of one width have a unit of their own, from the largest scales
 // in the region: the fewer bits, the larger are scales, and wider codes would suffer.
 template <size_t kRows>
-void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& tiles,
+void AddChannelScores(const Region& region, const Basis& basis, const WidthRun& tiles,
                       Temporaries& temp, float* scores) {
   const DF df;
   const ops::Piece& piece = *region.piece;
@@ -113,7 +113,7 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
     most.Store(largest);
     for (size_t i = 0; i < ops::kTileDirs; i += kN) {
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
-        const VF q = hn::Load(df, tile.q[r] + first_dir + d + i);
+        const VF q = hn::Load(df, basis.q[r] + first_dir + d + i);
         bound[r] = hn::Max(bound[r], hn::Mul(hn::Load(df, largest + i), hn::Abs(q)));
       });
     }
@@ -124,7 +124,7 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
     run.mul[r] = quant.step;
     const VF inverse = hn::Set(df, quant.inverse);
     for (size_t d = 0; d < dirs; d += kN) {
-      const VF q = hn::Load(df, tile.q[r] + first_dir + d);
+      const VF q = hn::Load(df, basis.q[r] + first_dir + d);
       hn::Store(hn::Mul(q, inverse), df, temp.scaled_q[r] + d);
     }
     if (kN == 16) hn::Store(hn::Zero(df), df, temp.scaled_q[r] + dirs);  // behind an odd tile
@@ -150,7 +150,7 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
       Unroll<kRows>([&](auto r) KVG_LAMBDA_INLINE {
         StorePairs(hn::Load(df, temp.scaled_q[r] + d), scale0,
                    hn::Load(df, temp.scaled_q[r] + d + kN), scale1, temp.pairs[r] + d / 2);
-        const float* const q = tile.q[r] + first_dir + d;
+        const float* const q = basis.q[r] + first_dir + d;
         dots[r] = hn::MulAdd(hn::Load(df, q), minimum0, dots[r]);
         dots[r] = hn::MulAdd(hn::Load(df, q + kN), minimum1, dots[r]);
       });
@@ -166,34 +166,34 @@ void AddChannelScores(const Region& region, const Tile& tile, const WidthRun& ti
 }
 
 // Sums of a query over groups of directions.
-inline void SumQueryGroups(size_t group_tiles, size_t tiles, Tile& tile, size_t r) {
+inline void SumQueryGroups(size_t group_tiles, size_t tiles, Basis& basis, size_t r) {
   const DF df;
   for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
     const size_t end = std::min(first + group_tiles, tiles) * ops::kTileDirs;
     VF sum = hn::Zero(df);
     for (size_t d = first * ops::kTileDirs; d < end; d += kN) {
-      sum = hn::Add(sum, hn::Load(df, tile.q[r] + d));
+      sum = hn::Add(sum, hn::Load(df, basis.q[r] + d));
     }
-    tile.q_group_sum[r][g] = SumLanes(sum);
+    basis.q_group_sum[r][g] = SumLanes(sum);
   }
 }
 
 // Token axis: the query as it is; a token's scale multiplies the sum over its group of directions.
 template <size_t kRows>
-void AddTokenScores(const Region& region, Tile& tile, Temporaries& temp, float* scores) {
+void AddTokenScores(const Region& region, Basis& basis, Temporaries& temp, float* scores) {
   const ops::Piece& piece = *region.piece;
   const size_t tiles = piece.dirs / ops::kTileDirs;
   const size_t group_tiles = GroupTiles(piece);
-  if (tile.q_sum_group != piece.group) {
-    tile.q_sum_group = piece.group;
-    for (size_t r = 0; r < kRows; ++r) SumQueryGroups(group_tiles, tiles, tile, r);
+  if (basis.q_sum_group != piece.group) {
+    basis.q_sum_group = piece.group;
+    for (size_t r = 0; r < kRows; ++r) SumQueryGroups(group_tiles, tiles, basis, r);
   }
   ScoreRun run;
   run.block_bytes = piece.codes_block[region.head];
   run.blocks = region.blocks;
-  run.pairs = tile.q_pairs[0];
+  run.pairs = basis.q_pairs[0];
   run.scores = scores;
-  for (size_t r = 0; r < kRows; ++r) run.mul[r] = tile.q_step[r];
+  for (size_t r = 0; r < kRows; ++r) run.mul[r] = basis.q_step[r];
   const uint8_t* const codes = RegionCodes(region);
   size_t offset = 0;
   for (size_t first = 0, g = 0; first < tiles; first += group_tiles, ++g) {
@@ -201,7 +201,7 @@ void AddTokenScores(const Region& region, Tile& tile, Temporaries& temp, float* 
         region.head * piece.scale_head_stride + g * piece.scale_group_stride + region.begin;
     run.scale = piece.scale + at;
     run.minimum = piece.minimum + at;
-    for (size_t r = 0; r < kRows; ++r) run.add[r] = tile.q_group_sum[r][g];
+    for (size_t r = 0; r < kRows; ++r) run.add[r] = basis.q_group_sum[r][g];
     offset = ForWidthRuns(RegionWidths(region), first, std::min(first + group_tiles, tiles), offset,
                           [&](const WidthRun& width_run) {
                             run.codes = codes + width_run.offset;
@@ -214,16 +214,16 @@ void AddTokenScores(const Region& region, Tile& tile, Temporaries& temp, float* 
 
 // Scores of a region; `scores` is at its first token. Writes the scores of whole blocks.
 template <size_t kRows>
-void CodeScores(const Region& region, Tile& tile, Temporaries& temp, float* scores) {
-  StartScores<kRows>(region, tile, scores);
+void CodeScores(const Region& region, Basis& basis, Temporaries& temp, float* scores) {
+  StartScores<kRows>(region, basis, scores);
   if (region.piece->axis == ops::kAxisChannel) {
     ForWidthRuns(
         RegionWidths(region), 0, region.piece->dirs / ops::kTileDirs, 0,
-        [&](const WidthRun& tiles) { AddChannelScores<kRows>(region, tile, tiles, temp, scores); });
+        [&](const WidthRun& tiles) { AddChannelScores<kRows>(region, basis, tiles, temp, scores); });
   } else {
-    AddTokenScores<kRows>(region, tile, temp, scores);
+    AddTokenScores<kRows>(region, basis, temp, scores);
   }
-  AddSparseScores<kRows>(region, tile, temp, scores);
+  AddSparseScores<kRows>(region, basis, temp, scores);
 }
 
 // ---------------------------------------------------------------------------------------- values
@@ -266,7 +266,7 @@ HWY_INLINE float LargestScale(const uint16_t* scales, size_t n) {
 // Token axis: the scales of a group of directions are folded into the weights, of which there is
 // then a 16-bit copy for each group.
 template <size_t kRows>
-void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Temporaries& temp) {
+void AddTokenValues(const Region& region, const Quant* quant, Basis& basis, Temporaries& temp) {
   const DF df;
   const ops::Piece& piece = *region.piece;
   const size_t tiles = piece.dirs / ops::kTileDirs;
@@ -309,7 +309,7 @@ void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Tempor
                           [&](const WidthRun& width_run) {
                             run.codes = codes + width_run.offset;
                             run.tiles = width_run.end - width_run.begin;
-                            run.acc = tile.acc[0] + width_run.begin * ops::kTileDirs;
+                            run.acc = basis.acc[0] + width_run.begin * ops::kTileDirs;
                             AddValues<kRows>(width_run.width, run, temp.ahead);
                           });
   }
@@ -317,7 +317,7 @@ void AddTokenValues(const Region& region, const Quant* quant, Tile& tile, Tempor
 
 // Channel axis: the weights as they are; a direction's scale multiplies the sum over its group.
 template <size_t kRows>
-void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temporaries& temp) {
+void AddChannelValues(const Region& region, const Quant* quant, Basis& basis, Temporaries& temp) {
   const DF df;
   const ops::Piece& piece = *region.piece;
   for (size_t r = 0; r < kRows; ++r) {
@@ -350,7 +350,7 @@ void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temp
                    const size_t direction = width_run.begin * ops::kTileDirs;
                    run.codes = group_codes + width_run.offset;
                    run.tiles = width_run.end - width_run.begin;
-                   run.acc = tile.acc[0] + direction;
+                   run.acc = basis.acc[0] + direction;
                    run.scale = piece.scale + at + direction;
                    run.minimum = piece.minimum + at + direction;
                    AddValues<kRows>(width_run.width, run, temp.ahead);
@@ -361,7 +361,7 @@ void AddChannelValues(const Region& region, const Quant* quant, Tile& tile, Temp
 
 // Adds the values of a region; `weights` is at its first token.
 template <size_t kRows>
-void CodeValues(const Region& region, const float* weights, Tile& tile, Temporaries& temp) {
+void CodeValues(const Region& region, const float* weights, Basis& basis, Temporaries& temp) {
   Quant quant[kRows];
   float unit[kRows];
   for (size_t r = 0; r < kRows; ++r) {
@@ -370,12 +370,12 @@ void CodeValues(const Region& region, const float* weights, Tile& tile, Temporar
   }
   ScaleWeights<kRows>(region, weights, quant, temp);
   if (region.piece->axis == ops::kAxisChannel) {
-    AddChannelValues<kRows>(region, quant, tile, temp);
+    AddChannelValues<kRows>(region, quant, basis, temp);
   } else {
-    AddTokenValues<kRows>(region, quant, tile, temp);
+    AddTokenValues<kRows>(region, quant, basis, temp);
   }
-  AddLowRankValues<kRows>(region, temp.weights[0], unit, tile);
-  AddSparseValues<kRows>(region, temp.weights[0], unit, tile, temp);
+  AddLowRankValues<kRows>(region, temp.weights[0], unit, basis);
+  AddSparseValues<kRows>(region, temp.weights[0], unit, basis, temp);
 }
 
 }  // namespace kvg::cpu::HWY_NAMESPACE::attend

@@ -53,10 +53,47 @@ inline void LoadQuery(const void* q, ops::DType dtype, size_t n, float factor, f
   }
 }
 
+// What the kernels need of the queries of a basis beside the queries themselves.
+inline void PrepareQueries(uint32_t rows, Basis& basis) {
+  const DF df;
+  for (uint32_t r = 0; r < rows; ++r) {
+    std::fill_n(basis.q[r] + kDims, ops::kTileDirs, 0.0f);
+    VF most = hn::Zero(df);
+    for (size_t d = 0; d < kDims; d += kN) {
+      most = hn::Max(most, hn::Abs(hn::Load(df, basis.q[r] + d)));
+    }
+    const Quant quant = QuantFor(MaxLanes(most));
+    basis.q_step[r] = quant.step;
+    const VF inverse = hn::Set(df, quant.inverse);
+    for (size_t d = 0; d < kDims; d += 2 * kN) {
+      StorePairs(hn::Load(df, basis.q[r] + d), inverse, hn::Load(df, basis.q[r] + d + kN), inverse,
+                 basis.q_pairs[r] + d / 2);
+    }
+  }
+  for (size_t set = 0; set < (rows + kLanes - 1) / kLanes; ++set) {
+    for (size_t d = 0; d < kDims; ++d) {
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const size_t r = set * kLanes + lane;
+        basis.q_lanes[set][d][lane] = r < rows ? basis.q[r][d] : 0.0f;
+      }
+    }
+  }
+  basis.q_factor_piece = nullptr;
+  basis.q_sum_group = 0;
+}
+
+inline void ClearValues(uint32_t rows, Basis& basis) {
+  for (uint32_t r = 0; r < rows; ++r) std::fill_n(basis.acc[r], kAccStride, 0.0f);
+  for (size_t set = 0; set < (rows + kLanes - 1) / kLanes; ++set) {
+    std::fill_n(basis.acc_lanes[set][0], kDims * kLanes, 0.0f);
+  }
+  basis.acc_factor_piece = nullptr;
+  basis.acc_lanes_used = false;
+}
+
 // Rows from `first` on, `rows` of them, of one KV head. Row = query * group + head in the group.
 inline void BeginTile(const ops::AttendArgs& args, const ops::AttendItem& item, uint32_t kv_head,
                       uint64_t first, uint32_t rows, Tile& tile) {
-  const DF df;
   const uint64_t group = args.q_heads / args.kv_heads;
   tile.rows = rows;
   tile.tile_rows = ComputedRows(rows);
@@ -70,44 +107,22 @@ inline void BeginTile(const ops::AttendArgs& args, const ops::AttendItem& item, 
     const int64_t at = static_cast<int64_t>(query) * args.q_token_stride +
                        static_cast<int64_t>(kv_head * group + row % group) * args.q_head_stride;
     LoadQuery(static_cast<const uint8_t*>(item.q) + at * static_cast<int64_t>(SizeOf(args.q_dtype)),
-              args.q_dtype, args.head_dim, factor, tile.q[r]);
-    std::fill_n(tile.q[r] + kDims, ops::kTileDirs, 0.0f);
+              args.q_dtype, args.head_dim, factor, tile.own.q[r]);
     const uint64_t own = item.length - args.queries + query;
     const uint64_t window = args.sliding_window;
     tile.visible_begin[r] = window == 0 || window > own ? 0 : own + 1 - window;
     tile.visible_end[r] = args.causal ? own + 1 : item.length;
     tile.any_begin = std::min(tile.any_begin, tile.visible_begin[r]);
     tile.any_end = std::max(tile.any_end, tile.visible_end[r]);
-
-    VF most = hn::Zero(df);
-    for (size_t d = 0; d < kDims; d += kN) {
-      most = hn::Max(most, hn::Abs(hn::Load(df, tile.q[r] + d)));
-    }
-    const Quant quant = QuantFor(MaxLanes(most));
-    tile.q_step[r] = quant.step;
-    const VF inverse = hn::Set(df, quant.inverse);
-    for (size_t d = 0; d < kDims; d += 2 * kN) {
-      StorePairs(hn::Load(df, tile.q[r] + d), inverse, hn::Load(df, tile.q[r] + d + kN), inverse,
-                 tile.q_pairs[r] + d / 2);
-    }
-    std::fill_n(tile.acc[r], kAccStride, 0.0f);
     tile.row_max[r] = kLowestMax;
     tile.row_sum[r] = 0.0f;
   }
-  const size_t sets = (tile.tile_rows + kLanes - 1) / kLanes;
-  for (size_t set = 0; set < sets; ++set) {
-    for (size_t d = 0; d < kDims; ++d) {
-      for (size_t lane = 0; lane < kLanes; ++lane) {
-        const size_t r = set * kLanes + lane;
-        tile.q_lanes[set][d][lane] = r < tile.tile_rows ? tile.q[r][d] : 0.0f;
-      }
-    }
-    std::fill_n(tile.acc_lanes[set][0], kDims * kLanes, 0.0f);
+  PrepareQueries(tile.tile_rows, tile.own);
+  ClearValues(tile.tile_rows, tile.own);
+  for (Basis* const basis : {&tile.own, &tile.mapped}) {
+    basis->q_map = nullptr;
+    basis->acc_map = nullptr;
   }
-  tile.q_factor_piece = nullptr;
-  tile.acc_factor_piece = nullptr;
-  tile.q_sum_group = 0;
-  tile.acc_lanes_used = false;
 }
 
 // --------------------------------------------------------------------------------------- softmax
@@ -124,25 +139,31 @@ HWY_INLINE VF SoftCap(VF x, VF inverse_cap, VF cap_log2) {
 
 // Multiplies the sums of the rows by `shrink` (1 for most rows, most of the time).
 template <size_t kRows>
-void ShrinkSums(const float (&shrink)[kTileRows], Tile& tile) {
+void ShrinkSums(const float (&shrink)[kTileRows], Basis& basis) {
   const DF df;
   const D4 d4;
   for (size_t r = 0; r < kRows; ++r) {
     if (shrink[r] == 1.0f) continue;
-    tile.row_sum[r] *= shrink[r];
     const VF factor = hn::Set(df, shrink[r]);
     for (size_t d = 0; d < kAccStride; d += kN) {
-      hn::Store(hn::Mul(hn::Load(df, tile.acc[r] + d), factor), df, tile.acc[r] + d);
+      hn::Store(hn::Mul(hn::Load(df, basis.acc[r] + d), factor), df, basis.acc[r] + d);
     }
   }
-  if (!tile.acc_lanes_used) return;
+  if (!basis.acc_lanes_used) return;
   for (size_t set = 0; set < (kRows + kLanes - 1) / kLanes; ++set) {
     const V4 factor = hn::LoadU(d4, shrink + set * kLanes);
     for (size_t d = 0; d < kDims; ++d) {
-      float* const sum = tile.acc_lanes[set][d];
+      float* const sum = basis.acc_lanes[set][d];
       hn::Store(hn::Mul(hn::Load(d4, sum), factor), d4, sum);
     }
   }
+}
+
+template <size_t kRows>
+void ShrinkSums(const float (&shrink)[kTileRows], Tile& tile) {
+  for (size_t r = 0; r < kRows; ++r) tile.row_sum[r] *= shrink[r];
+  ShrinkSums<kRows>(shrink, tile.own);
+  if (tile.mapped.acc_map != nullptr) ShrinkSums<kRows>(shrink, tile.mapped);
 }
 
 // Turns the scores of n tokens from `chunk` on into weights, zero for tokens that a row must not
@@ -209,14 +230,14 @@ void Softmax(float softcap, uint64_t chunk, size_t n, Tile& tile, Temporaries& t
 // ---------------------------------------------------------------------------------------- output
 
 // Adds the sparse part, gathered row by row in lanes, to the sums.
-inline void FlushLanes(Tile& tile) {
-  if (!tile.acc_lanes_used) return;
-  for (size_t r = 0; r < tile.rows; ++r) {
+inline void FlushLanes(uint32_t rows, Basis& basis) {
+  if (!basis.acc_lanes_used) return;
+  for (size_t r = 0; r < rows; ++r) {
     for (size_t d = 0; d < kDims; ++d) {
-      tile.acc[r][d] += tile.acc_lanes[r / kLanes][d][r % kLanes];
+      basis.acc[r][d] += basis.acc_lanes[r / kLanes][d][r % kLanes];
     }
   }
-  tile.acc_lanes_used = false;
+  basis.acc_lanes_used = false;
 }
 
 // Sums of a row, padded directions included, times `factor`: to element `at` of `out`.

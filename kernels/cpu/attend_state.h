@@ -54,7 +54,9 @@ inline Quant QuantFor(float bound) {
   return {bound / kQuantMax, kQuantMax / bound};
 }
 
-struct alignas(64) Tile {
+// The rows of a tile in one basis: that of the caller, or what a map makes of it. Queries and sums
+// have a map each, since those of K and V differ.
+struct alignas(64) Basis {
   float q[kTileRows][kQStride];           // times the softmax scale; zero beyond head_dim
   int32_t q_pairs[kTileRows][kDims / 2];  // q as pairs of int16, order of PairPos
   float q_lanes[kTileRows / kLanes][kDims][kLanes];
@@ -65,15 +67,22 @@ struct alignas(64) Tile {
   float acc[kTileRows][kAccStride];
   float acc_lanes[kTileRows / kLanes][kDims][kLanes];  // sparse part of acc, when acc_lanes_used
   float q_step[kTileRows];
+  const ops::Map* q_map;    // nullptr: none, and in Tile::mapped, no queries yet
+  const ops::Map* acc_map;  // nullptr: none, and in Tile::mapped, no sums yet
+  const ops::Piece* q_factor_piece;
+  const ops::Piece* acc_factor_piece;
+  uint32_t q_sum_group;
+  bool acc_lanes_used;
+};
+
+struct alignas(64) Tile {
+  Basis own;     // of the caller
+  Basis mapped;  // of the piece with a map that was read last
   float row_max[kTileRows];           // running maximum of the logits, in units of log2
   float row_sum[kTileRows];           // running sum of weights
   uint64_t visible_begin[kTileRows];  // tokens that the row may see
   uint64_t visible_end[kTileRows];
   uint64_t any_begin, any_end;  // union of those over the rows
-  const ops::Piece* q_factor_piece;
-  const ops::Piece* acc_factor_piece;
-  uint32_t q_sum_group;
-  bool acc_lanes_used;
   uint32_t rows;       // used ones
   uint32_t tile_rows;  // rows computed: 1, 2, 4 or 8; those beyond `rows` are copies of the last
 };

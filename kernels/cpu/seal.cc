@@ -1,4 +1,4 @@
-// Seal: marks the outliers, quantises the backbone, fits the low-rank part to what is left and
+// Seal: maps the rows where a map is given, marks the outliers, quantises the backbone, fits the low-rank part to what is left and
 // stores the outliers as what is left of them.
 //
 // Called through the operation tables alone. Gives the bits of kernels/reference/seal.cc; see there
@@ -12,6 +12,7 @@
 #include "kernels/cpu/internal.h"
 #include "kernels/half.h"
 #include "kernels/reference/start.h"
+#include "kernels/sealed_piece.h"
 #include "kernels/tile.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -19,7 +20,9 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 
+#include "kernels/cpu/decode.h"
 #include "kernels/cpu/lowrank.h"
+#include "kernels/cpu/map.h"
 #include "kernels/cpu/pack_half.h"
 #include "kernels/cpu/pack_scale.h"
 #include "kernels/cpu/pack_tile.h"
@@ -556,15 +559,131 @@ class Sealer {
   const uint32_t last_valid_;
 };
 
+// What a map adds to sealing: rows are mapped before, and what was stored is measured against the
+// rows as they came. Its scratch memory lies behind that of Sealer.
+class Mapper {
+ public:
+  Mapper(const ops::SealArgs& args, const ops::SealOut& out, const ops::Parallel& parallel,
+         uint64_t scratch)
+      : args_(args),
+        out_(out),
+        parallel_(parallel),
+        blocks_((args.tokens + kBlockTokens - 1) / kBlockTokens),
+        sums_(reinterpret_cast<double*>(static_cast<uint8_t*>(args.scratch) + scratch)),
+        rows_(reinterpret_cast<uint16_t*>(sums_ + 2 * out.kv_heads * blocks_)) {}
+
+  static uint64_t ScratchBytes(const ops::SealArgs& args, const ops::SealOut& out) {
+    const uint64_t blocks = (args.tokens + kBlockTokens - 1) / kBlockTokens;
+    return out.kv_heads * (blocks * 2 * sizeof(double) +
+                           args.tokens * out.head_dim * sizeof(uint16_t));
+  }
+
+  ops::SealArgs Mapped() const {
+    ForEach([this](uint32_t head, uint64_t first, uint64_t count, uint64_t) {
+      MapRows(*args_.spec.map, head, out_.head_dim, X(head, first), count,
+              rows_ + (head * args_.tokens + first) * out_.head_dim);
+    });
+    ops::SealArgs mapped = args_;
+    mapped.x = rows_;
+    mapped.x_head_stride = args_.tokens * out_.head_dim;
+    return mapped;
+  }
+
+  void Measure(ops::SealOut& out) const {
+    const ops::Piece piece = ops::SealedPiece(args_, out_);
+    ForEach([this, &piece](uint32_t head, uint64_t first, uint64_t count, uint64_t unit) {
+      MeasureRows(piece, head, first, count, sums_ + 2 * unit);
+    });
+    out.error_sq = 0;
+    out.norm_sq = 0;
+    for (uint64_t unit = 0; unit < out_.kv_heads * blocks_; ++unit) {
+      out.norm_sq += sums_[2 * unit];
+      out.error_sq += sums_[2 * unit + 1];
+    }
+  }
+
+ private:
+  // Calls task(head, first token, tokens, number) for runs of up to kBlockTokens tokens.
+  template <typename Task>
+  void ForEach(const Task& task) const {
+    struct Context {
+      const Mapper& mapper;
+      const Task& task;
+    };
+    const Context context{*this, task};
+    const auto call = [](void* ctx, uint64_t i, uint32_t) {
+      const auto& [mapper, body] = *static_cast<const Context*>(ctx);
+      const uint64_t first = i % mapper.blocks_ * kBlockTokens;
+      body(static_cast<uint32_t>(i / mapper.blocks_), first,
+           std::min<uint64_t>(kBlockTokens, mapper.args_.tokens - first), i);
+    };
+    const uint64_t n = out_.kv_heads * blocks_;
+    if (args_.tokens * out_.kv_heads * out_.dirs < kSmall) {
+      for (uint64_t i = 0; i < n; ++i) call(const_cast<Context*>(&context), i, 0);
+      return;
+    }
+    parallel_.run(parallel_.self, n, call, const_cast<Context*>(&context));
+  }
+
+  const uint16_t* X(uint32_t head, uint64_t token) const {
+    return args_.x + head * args_.x_head_stride + token * out_.head_dim;
+  }
+
+  // Runs of x need not begin where blocks of the piece do.
+  void MeasureRows(const ops::Piece& piece, uint32_t head, uint64_t first, uint64_t count,
+                   double* sums) const {
+    Rows rows;
+    double norm = 0;
+    double error = 0;
+    for (uint64_t slot = args_.at + first, end = slot + count; slot < end;) {
+      const uint64_t block = slot / kBlockTokens;
+      const uint64_t stop = std::min(end, (block + 1) * kBlockTokens);
+      const Slice slice{head, block, static_cast<uint32_t>(slot % kBlockTokens),
+                        static_cast<uint32_t>(stop - block * kBlockTokens)};
+      DecodeSlice(piece, slice, &rows);
+      for (uint32_t token = slice.begin; token < slice.end; ++token, ++slot) {
+        const uint16_t* const x = X(head, slot - args_.at);
+        const float* const decoded = rows.value + size_t{token} * out_.dirs;
+        for (size_t d = 0; d < out_.head_dim; ++d) {
+          const double exact = F16ToF32(x[d]);
+          const double left = exact - static_cast<double>(decoded[d]);
+          norm += exact * exact;
+          error += left * left;
+        }
+      }
+    }
+    sums[0] = norm;
+    sums[1] = error;
+  }
+
+  const ops::SealArgs& args_;
+  const ops::SealOut& out_;
+  const ops::Parallel& parallel_;
+  const uint64_t blocks_;
+  double* const sums_;
+  uint16_t* const rows_;
+};
+
 }  // namespace seal
 
 uint64_t SealScratch(const ops::SealArgs* args, const ops::SealOut* out, uint32_t workers) {
   const seal::Plan plan(*args, *out);
-  return plan.worker + workers * plan.worker_bytes;
+  const uint64_t bytes = plan.worker + workers * plan.worker_bytes;
+  if (args->spec.map == nullptr) return bytes;
+  return seal::Aligned(bytes) + seal::Mapper::ScratchBytes(*args, *out);
 }
 
 void Seal(const ops::SealArgs* args, ops::SealOut* out, const ops::Parallel* parallel) {
-  seal::Sealer(*args, *out, *parallel).Run();
+  if (args->spec.map == nullptr) {
+    seal::Sealer(*args, *out, *parallel).Run();
+    return;
+  }
+  const seal::Plan plan(*args, *out);
+  const uint64_t scratch = seal::Aligned(plan.worker + parallel->workers * plan.worker_bytes);
+  const seal::Mapper mapper(*args, *out, *parallel, scratch);
+  const ops::SealArgs mapped = mapper.Mapped();
+  seal::Sealer(mapped, *out, *parallel).Run();
+  mapper.Measure(*out);
 }
 
 }  // namespace kvg::cpu::HWY_NAMESPACE

@@ -1,4 +1,4 @@
-// What a token of a piece stands for: codes, low-rank part and sparse part of one row, in fp32.
+// What a token of a piece stands for: codes, low-rank part, sparse part and map of one row, in fp32.
 //
 // Called by the files of kernels/reference alone. `slot` counts tokens from the start of the piece.
 #ifndef KVGEAR_KERNELS_REFERENCE_DECODE_H_
@@ -8,6 +8,7 @@
 
 #include "kernels/half.h"
 #include "kernels/ops.h"
+#include "kernels/reference/map.h"
 #include "kernels/tile.h"
 
 namespace kvg::reference {
@@ -65,6 +66,7 @@ inline void DecodeRow(const ops::Piece& piece, uint32_t head, uint64_t slot, flo
   DecodeCodes(piece, head, slot, row);
   if (piece.rank > 0) AddLowRank(piece, head, slot, row);
   if (piece.sparse_start != nullptr) AddSparse(piece, head, slot, row);
+  if (piece.map != nullptr) UnmapRow(*piece.map, head, piece.head_dim, row);
 }
 
 // Reads the tokens of a sequence; quick when they are asked for in ascending order.

@@ -1,4 +1,4 @@
-// Seal: quantises the backbone group by group, then fits the low-rank part to what is left, then
+// Seal: maps the rows where a map is given, quantises the backbone group by group, then fits the low-rank part to what is left, then
 // stores the outliers as what is left of them, then measures the error of all three together.
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,9 @@
 #include "kernels/half.h"
 #include "kernels/ops.h"
 #include "kernels/reference/decode.h"
+#include "kernels/reference/map.h"
 #include "kernels/reference/reference.h"
+#include "kernels/sealed_piece.h"
 #include "kernels/tile.h"
 
 namespace kvg::reference {
@@ -24,6 +26,7 @@ struct Layout {
   uint64_t factors;   // float  [rank][tokens + head_dim]
   uint64_t order;     // uint32 [longest outlier vector]
   uint64_t outlier;   // uint8  [kv_heads][tokens][head_dim]
+  uint64_t mapped;    // uint16 [kv_heads][tokens][head_dim], fp16
   uint64_t bytes;
 };
 
@@ -42,39 +45,11 @@ Layout LayoutOf(const ops::SealArgs& args, const ops::SealOut& out) {
     layout.outlier = aligned(layout.order + OutlierVector(args, out) * sizeof(uint32_t));
     layout.bytes = aligned(layout.outlier + uint64_t{out.kv_heads} * args.tokens * out.head_dim);
   }
-  return layout;
-}
-
-// The buffers of `out` as the piece that they will be.
-ops::Piece PieceOf(const ops::SealArgs& args, const ops::SealOut& out) {
-  ops::Piece piece{};
-  piece.kind = ops::kCodes;
-  piece.side = args.spec.side;
-  piece.tokens = args.at + args.tokens;
-  piece.padded_tokens = out.padded_tokens;
-  piece.kv_heads = out.kv_heads;
-  piece.head_dim = out.head_dim;
-  piece.dirs = out.dirs;
-  piece.rank = args.spec.rank;
-  piece.widths = out.widths;
-  piece.codes = out.codes;
-  piece.codes_head = out.codes_head;
-  piece.codes_block = out.codes_block;
-  piece.axis = args.spec.axis;
-  piece.group = args.spec.group;
-  piece.scale = out.scale;
-  piece.minimum = out.minimum;
-  piece.scale_head_stride = args.spec.heads_share_scale ? 0 : out.scale_head_stride;
-  piece.scale_group_stride = out.scale_group_stride;
-  piece.a = out.a;
-  piece.b = out.b;
-  if (args.spec.outliers > 0) {
-    piece.sparse_start = out.sparse_start;
-    piece.sparse_count = out.sparse_count;
-    piece.sparse_dir = out.sparse_dir;
-    piece.sparse_value = out.sparse_value;
+  layout.mapped = layout.bytes;
+  if (spec.map != nullptr) {
+    layout.bytes += out.kv_heads * args.tokens * out.head_dim * sizeof(uint16_t);
   }
-  return piece;
+  return layout;
 }
 
 // Entries that share a scale: a box of heads, tokens (counted in x) and directions.
@@ -87,8 +62,9 @@ struct Group {
 
 class Sealer {
  public:
-  Sealer(const ops::SealArgs& args, ops::SealOut& out)
-      : args_(args), spec_(args.spec), out_(out), piece_(PieceOf(args, out)) {
+  // `args` holds what is sealed, which is the rows of `original` or what a map makes of them.
+  Sealer(const ops::SealArgs& original, const ops::SealArgs& args, ops::SealOut& out)
+      : original_(original), args_(args), spec_(args.spec), out_(out), piece_(ops::SealedPiece(args, out)) {
     const Layout layout = LayoutOf(args, out);
     auto* const scratch = static_cast<uint8_t*>(args.scratch);
     if (spec_.rank > 0) {
@@ -287,7 +263,8 @@ class Sealer {
       for (uint64_t token = 0; token < args_.tokens; ++token) {
         DecodeRow(piece_, head, args_.at + token, row);
         for (uint32_t d = 0; d < out_.head_dim; ++d) {
-          const double x = X(head, token, d);
+          const uint64_t at = head * original_.x_head_stride + token * out_.head_dim + d;
+          const double x = F16ToF32(original_.x[at]);
           const double error = x - static_cast<double>(row[d]);
           out_.error_sq += error * error;
           out_.norm_sq += x * x;
@@ -296,6 +273,7 @@ class Sealer {
     }
   }
 
+  const ops::SealArgs& original_;
   const ops::SealArgs& args_;
   const ops::SealSpec& spec_;
   ops::SealOut& out_;
@@ -313,7 +291,21 @@ uint64_t SealScratch(const ops::SealArgs* args, const ops::SealOut* out, uint32_
 }
 
 void Seal(const ops::SealArgs* args, ops::SealOut* out, const ops::Parallel*) {
-  Sealer(*args, *out).Run();
+  ops::SealArgs mapped = *args;
+  if (const ops::Map* const map = args->spec.map; map != nullptr) {
+    auto* const y = reinterpret_cast<uint16_t*>(static_cast<uint8_t*>(args->scratch) +
+                                                LayoutOf(*args, *out).mapped);
+    const uint64_t dim = out->head_dim;
+    mapped.x = y;
+    mapped.x_head_stride = args->tokens * dim;
+    for (uint32_t head = 0; head < out->kv_heads; ++head) {
+      for (uint64_t token = 0; token < args->tokens; ++token) {
+        MapRow(*map, head, out->head_dim, args->x + head * args->x_head_stride + token * dim,
+               y + (head * args->tokens + token) * dim);
+      }
+    }
+  }
+  Sealer(*args, mapped, *out).Run();
 }
 
 }  // namespace kvg::reference

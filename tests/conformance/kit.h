@@ -107,8 +107,9 @@ void kvt_attention(const kvt_rig *rig, const float *q, uint32_t queries, const f
 double kvt_attend_error(const kvt_rig *rig, const kvg_cache *cache, uint32_t layer,
                         uint32_t queries, const kvt_mask *mask, unsigned seed);
 
-/* What that may be: SIMD kernels may round queries and weights to 16 bits. */
-#define KVT_ATTEND_BOUND 2e-3
+/* What that may be: SIMD kernels may round queries and weights to 16 bits, which is worst after a
+ * rotation (its largest entry is further from the others) and at the scale of 0.25. */
+#define KVT_ATTEND_BOUND 8e-3
 
 /* ------------------------------------------------- an allocator that watches */
 

@@ -32,14 +32,21 @@ double RoundingOf(ops::DType dtype) {
   return dtype == ops::kF32 ? 0 : dtype == ops::kF16 ? 0x1p-11 : 0x1p-8;
 }
 
-// Largest |v| of each token and KV head.
+bool HasMap(const ops::Sequence& side) {
+  return std::any_of(side.pieces, side.pieces + side.count,
+                     [](const ops::Piece* piece) { return piece->map != nullptr; });
+}
+
+// Largest |v| of each token and KV head; with a map, which may turn a row into any direction and
+// back, its length.
 std::vector<double> LargestValues(const AttendShape& shape, const ops::AttendItem& item) {
   const Buffer v = Read(ops::ReferenceTable(), item.v, shape.kv_heads, shape.head_dim, 0,
                         item.length, ops::kF32);
   std::vector<double> largest(item.length * shape.kv_heads);
   for (uint64_t i = 0; i < largest.size() * shape.head_dim; ++i) {
     double& row = largest[i / shape.head_dim];
-    row = std::max(row, std::fabs(LoadElement(v, ops::kF32, i)));
+    const double x = LoadElement(v, ops::kF32, i);
+    row = HasMap(item.v) ? std::hypot(row, x) : std::max(row, std::fabs(x));
   }
   return largest;
 }
@@ -73,12 +80,14 @@ bool HasCodes(const ops::Sequence& side) {
                      [](const ops::Piece* piece) { return piece->kind == ops::kCodes; });
 }
 
-// The largest scale * sum of |q| |k| over all tokens, [query * q_heads + head].
+// The largest scale * sum of |q| |k| over all tokens, [query * q_heads + head]; with a map, the
+// product of their lengths.
 std::vector<double> LargestLogits(const AttendCall& call, uint64_t item) {
   const AttendShape& shape = call.shape();
   const uint64_t length = call.item(item).length;
   const Buffer k = Read(ops::ReferenceTable(), call.item(item).k, shape.kv_heads, shape.head_dim, 0,
                         length, ops::kF32);
+  const bool mapped = HasMap(call.item(item).k);
   std::vector<double> largest;
   std::vector<float> q(shape.head_dim);
   for (uint32_t query = 0; query < shape.queries; ++query) {
@@ -91,8 +100,14 @@ std::vector<double> LargestLogits(const AttendCall& call, uint64_t item) {
       for (uint64_t token = 0; token < length; ++token) {
         const float* row = k.data<float>() + (token * shape.kv_heads + kv_head) * shape.head_dim;
         float sum = 0;
-        for (uint32_t d = 0; d < shape.head_dim; ++d) sum += std::fabs(q[d] * row[d]);
-        most = std::max(most, sum);
+        float k_sq = 0;
+        float q_sq = 0;
+        for (uint32_t d = 0; d < shape.head_dim; ++d) {
+          sum += std::fabs(q[d] * row[d]);
+          k_sq += row[d] * row[d];
+          q_sq += q[d] * q[d];
+        }
+        most = std::max(most, mapped ? std::sqrt(k_sq) * std::sqrt(q_sq) : sum);
       }
       largest.push_back(static_cast<double>(most * shape.EffectiveScale()));
     }

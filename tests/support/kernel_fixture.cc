@@ -186,6 +186,48 @@ Form UniformForm(ops::Side side, ops::Axis axis, uint32_t group, uint8_t width, 
   return form;
 }
 
+std::shared_ptr<const MapData> HadamardMap(uint32_t head_dim) {
+  auto data = std::make_shared<MapData>();
+  data->map.kind = ops::kMapHadamard;
+  data->map.block = head_dim & (~head_dim + 1);  // the lowest bit
+  return data;
+}
+
+std::shared_ptr<const MapData> DenseMap(Random& random, uint32_t kv_heads, uint32_t head_dim) {
+  auto data = std::make_shared<MapData>();
+  const uint32_t dirs = ops::PadDirs(head_dim);
+  data->forward.resize(size_t{kv_heads} * head_dim * dirs);
+  data->back = data->forward;
+  std::vector<std::vector<double>> basis(head_dim, std::vector<double>(head_dim));
+  for (uint32_t head = 0; head < kv_heads; ++head) {
+    for (uint32_t j = 0; j < head_dim; ++j) {
+      std::vector<double>& column = basis[j];
+      for (double& x : column) x = random.Normal();
+      const auto dot = [&column](const std::vector<double>& other) {
+        double sum = 0;
+        for (size_t i = 0; i < column.size(); ++i) sum += column[i] * other[i];
+        return sum;
+      };
+      for (uint32_t p = 0; p < 2 * j; ++p) {
+        const double share = dot(basis[p % j]);
+        for (uint32_t i = 0; i < head_dim; ++i) column[i] -= share * basis[p % j][i];
+      }
+      const double length = std::sqrt(dot(column));
+      for (double& x : column) x /= length;
+      const double stretch = std::exp2(2 * random.Uniform() - 1);
+      for (uint32_t i = 0; i < head_dim; ++i) {
+        const size_t at = (size_t{head} * head_dim + i) * dirs + j;
+        data->forward[at] = F32ToF16(static_cast<float>(column[i] * stretch));
+        data->back[at] = F32ToF16(static_cast<float>(column[i] / stretch));
+      }
+    }
+  }
+  data->map.kind = ops::kMapDense;
+  data->map.forward = data->forward.data();
+  data->map.back = data->back.data();
+  return data;
+}
+
 Form RandomForm(Random& random, ops::Side side, uint32_t kv_heads, uint32_t head_dim,
                 uint64_t tokens) {
   const auto any_width = [&random] { return kWidths[random.Below(std::size(kWidths))]; };
@@ -222,6 +264,10 @@ Form RandomForm(Random& random, ops::Side side, uint32_t kv_heads, uint32_t head
     const uint64_t vector = side == ops::kSideK ? tokens : uint64_t{kv_heads} * head_dim;
     const uint64_t most = random.Chance(0.2) ? vector / 2 : vector / 16;
     form.spec.outliers = random.Below(most + 1);
+  }
+  if (random.Chance(0.4)) {
+    form.map = random.Chance(0.5) ? HadamardMap(head_dim) : DenseMap(random, kv_heads, head_dim);
+    form.spec.map = &form.map->map;
   }
   if (random.Chance(0.3)) {
     form.padded_tokens = ops::PadTokens(tokens) + ops::kBlockTokens * (1 + random.Below(2));
@@ -296,6 +342,7 @@ CodePiece::CodePiece(const Form& form, uint64_t first_token) : form_(form) {
   piece_.head_dim = form_.head_dim;
   piece_.dirs = out_.dirs;
   piece_.rank = spec.rank;
+  piece_.map = spec.map;
   piece_.widths = out_.widths;
   piece_.codes = out_.codes;
   piece_.codes_head = out_.codes_head;

@@ -109,6 +109,16 @@ Rows MakeRows(Data data, uint64_t seed, uint32_t kv_heads, uint64_t tokens, uint
 
 // ------------------------------------------------------------------------------------ pieces
 
+// A map and its matrices.
+struct MapData {
+  ops::Map map{};
+  std::vector<uint16_t> forward{}, back{};
+};
+// The largest blocks that head_dim allows.
+std::shared_ptr<const MapData> HadamardMap(uint32_t head_dim);
+// A random rotation whose directions are then stretched by 1/2 to 2, per head.
+std::shared_ptr<const MapData> DenseMap(Random& random, uint32_t kv_heads, uint32_t head_dim);
+
 // Shape and codec of a code piece.
 struct Form {
   ops::SealSpec spec{.side = ops::kSideK,
@@ -118,12 +128,14 @@ struct Form {
                      .rank = 0,
                      .sweeps = 2,
                      .seed = 1,
-                     .outliers = 0};
+                     .outliers = 0,
+                     .map = nullptr};
   uint32_t kv_heads = 1;
   uint32_t head_dim = 64;
   uint64_t tokens = 32;           // to seal at first
   uint64_t padded_tokens = 0;     // 0 = as few as hold `tokens`
   std::vector<uint8_t> widths{};  // [kv_heads][tiles]
+  std::shared_ptr<const MapData> map{};  // nullptr = none
 
   uint32_t tiles() const { return ops::PadDirs(head_dim) / ops::kTileDirs; }
   std::string Describe() const;
@@ -133,7 +145,7 @@ struct Form {
 Form UniformForm(ops::Side side, ops::Axis axis, uint32_t group, uint8_t width, uint32_t kv_heads,
                  uint32_t head_dim, uint64_t tokens);
 
-// Any form that kernels/ops.h allows: axis, group, shared scales, mixed widths, rank, outliers.
+// Any form that kernels/ops.h allows: axis, group, shared scales, mixed widths, rank, outliers, map.
 Form RandomForm(Random& random, ops::Side side, uint32_t kv_heads, uint32_t head_dim,
                 uint64_t tokens);
 

@@ -140,6 +140,44 @@ std::vector<uint8_t> SelectOutliers(const Tensor& x, ops::Side side, double shar
   return mark;
 }
 
+Tensor Rotate(const Tensor& x) {
+  Tensor y = x;
+  size_t block = 1;
+  while (x.dim % (2 * block) == 0) block *= 2;
+  std::vector<float> now(x.dim), next(x.dim);
+  for (size_t row = 0; row < x.data.size(); row += x.dim) {
+    for (size_t d = 0; d < x.dim; ++d) now[d] = static_cast<float>(x.data[row + d]);
+    for (size_t bit = 1; bit < block; bit *= 2) {
+      for (size_t d = 0; d < x.dim; ++d) {
+        next[d] = (d & bit) == 0 ? now[d] + now[d | bit] : now[d & ~bit] - now[d];
+      }
+      now.swap(next);
+    }
+    for (size_t d = 0; d < x.dim; ++d) {
+      y.data[row + d] = RoundToF16(static_cast<double>(now[d]) / static_cast<double>(block));
+    }
+  }
+  return y;
+}
+
+Tensor RotateBack(const Tensor& y) {
+  Tensor x = y;
+  size_t block = 1;
+  while (y.dim % (2 * block) == 0) block *= 2;
+  for (size_t row = 0; row < y.data.size(); row += y.dim) {
+    for (size_t i = 0; i < y.dim; ++i) {
+      double sum = 0;
+      for (size_t j = i / block * block; j < (i / block + 1) * block; ++j) {
+        bool odd = false;
+        for (size_t both = i & j & (block - 1); both != 0; both &= both - 1) odd = !odd;
+        sum += odd ? -y.data[row + j] : y.data[row + j];
+      }
+      x.data[row + i] = sum;
+    }
+  }
+  return x;
+}
+
 Backbone Quantise(const Tensor& x, ops::Side side, const SideRecipe& recipe) {
   Backbone out;
   out.value = out.other = out.scale = Tensor(x.tokens, x.heads, x.dim);

@@ -67,7 +67,12 @@ struct Backbone {
   std::vector<uint8_t> outlier;
 };
 
-// Codes of one segment (`x`), all heads; the groups are counted from the segment's first token.
+// H x / block of every row, as it is stored: sums in fp32 stage by stage, rounded to fp16; the
+// blocks are of the largest power of two that divides dim. And H y in double precision.
+Tensor Rotate(const Tensor& x);
+Tensor RotateBack(const Tensor& y);
+
+// Codes of one segment (`x`, turned already if the recipe says so), all heads; the groups are counted from the segment's first token.
 Backbone Quantise(const Tensor& x, ops::Side side, const SideRecipe& recipe);
 
 // -------------------------------------------------------------------------------- low rank

@@ -36,7 +36,8 @@ TEST(Recipe, TheNamedOnesAreThere) {
     EXPECT_EQ(PrintRecipe(recipe), RecipeName(i));
   }
   for (const char* name : {"fp16", "int8", "int4", "kivi-4", "kivi-2", "kcvt-4", "gear-4", "gear-2",
-                           "gear-l-4", "gear-l-2", "k4v2", "gear-k3v2"}) {
+                           "gear-l-4", "gear-l-2", "k4v2", "gear-k3v2", "int4-rot",
+                           "int2-rot"}) {
     EXPECT_EQ(names.count(name), 1u) << name;
   }
   EXPECT_EQ(RecipeName(RecipeCount()), nullptr);
@@ -76,6 +77,13 @@ TEST(Recipe, NamedOnesMeanWhatTheirMethodsSay) {
   EXPECT_EQ(k3v2.k.rank, 4u);
   EXPECT_EQ(k3v2.v.bits, 2u);
   EXPECT_EQ(k3v2.v.rank, 0u);
+  SideRecipe rotated = Parse("int4").k;
+  rotated.map = SideRecipe::kHadamard;
+  EXPECT_EQ(Parse("int4-rot").k, rotated);
+  EXPECT_EQ(Parse("int4-rot").v, rotated);
+  EXPECT_EQ(Parse("kivi-2,k.map=hadamard").k.map, SideRecipe::kHadamard);
+  EXPECT_EQ(PrintRecipe(Parse("kivi-2,k.map=hadamard")), "kivi-2,k.map=hadamard");
+  EXPECT_THAT(Refusal("int4,map=fourier"), HasSubstr("it may be none or hadamard"));
   EXPECT_EQ(Parse("kcvt-4").k.group, SideRecipe::kWhole);
   EXPECT_EQ(Parse("kcvt-4").v.group, SideRecipe::kAllHeads);
 }
