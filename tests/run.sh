@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
 # The one test command: sets the machine up, builds, and runs every test.
 #
-#   tests/run.sh           setup, dev, asan-ubsan, tsan (tests labelled "thread"), install check
+#   tests/run.sh           setup, dev, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services
 #   tests/run.sh --quick   setup and dev only
+#   tests/run.sh --only go,services   these stages, in what is built already
 #
-# KVGEAR_SKIP_SETUP=1 leaves the setup out. Exits non-zero if anything failed; the table at the end says what.
+# A language whose toolchain is missing and cannot be installed is skipped, and the end says so; with KVGEAR_REQUIRE_ALL=1 that is a failure.
+# KVGEAR_SKIP_SETUP=1 installs nothing. Exits non-zero if anything failed; the table at the end says what.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-quick=0
-for arg in "$@"; do
+quick=0; only=''
+while [ $# -gt 0 ]; do
+  arg=$1; shift
   case $arg in
     --quick) quick=1 ;;
-    -h|--help) sed -n '2,7s/^# \{0,1\}//p' tests/run.sh; exit 0 ;;
-    *) echo "tests/run.sh: unknown argument '$arg' (there is --quick)" >&2; exit 2 ;;
+    --only) only=${1:?--only needs the names of stages}; shift ;;
+    -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/run.sh; exit 0 ;;
+    *) echo "tests/run.sh: unknown argument '$arg' (there are --quick and --only)" >&2; exit 2 ;;
   esac
 done
 
@@ -21,7 +25,9 @@ jobs=$(nproc)
 stages=()
 [ "${KVGEAR_SKIP_SETUP:-0}" = 1 ] || stages+=(setup)
 stages+=(dev-build dev-test)
-[ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check)
+[ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check
+                        bindings-check go rust java services)
+[ -z "$only" ] || IFS=, read -ra stages <<<"$only"
 
 # gcc's thread sanitizer cannot live with some kernels' address randomisation; without it, it always can.
 no_aslr=()
@@ -30,6 +36,40 @@ if setarch "$(uname -m)" -R true 2>/dev/null; then no_aslr=(setarch "$(uname -m)
 build() { cmake --preset "$1" >"build/$1-configure.log" 2>&1 || { cat "build/$1-configure.log"; return 1; }
           cmake --build --preset "$1" -j "$jobs" "${@:2}"; }
 check() { "${@:2}" ctest --preset "$1" -j "$jobs" --output-on-failure --no-tests=error; }
+
+root=$PWD
+. bindings/deps/env.sh
+
+# with TOOLS -- COMMAND...: runs a command that needs toolchains (see bindings/deps), which are installed first. Status 77: skipped.
+with() {
+  local tool tools=() reasons=''
+  while [ "$1" != -- ]; do tools+=("$1"); shift; done
+  shift
+  for tool in "${tools[@]}"; do
+    if [ -n "$(missing "$tool")" ] && [ "${KVGEAR_SKIP_SETUP:-0}" != 1 ]; then bindings/deps/install.sh "$tool" || true; . bindings/deps/env.sh; hash -r; fi
+    reasons+=$(missing "$tool" | sed 's/$/. /')
+  done
+  if [ -z "$reasons" ]; then "$@"; return; fi
+  printf 'SKIPPED: %s\n' "$reasons"
+  printf '%s\n' "$reasons" > build/skipped
+  [ "${KVGEAR_REQUIRE_ALL:-0}" != 1 ] && return 77
+  echo 'KVGEAR_REQUIRE_ALL=1: that is a failure'
+  return 1
+}
+binding() { KVGEAR_BUILD_DIR=$root/build/dev KVGEAR_TSAN_BUILD_DIR=$root/build/tsan "bindings/$1/test.sh"; }
+service() { KVGEAR_BUILD_DIR=$root/build/dev "examples/$1/test.sh"; }
+
+# All services that can be had; what fails does not keep the others from being tested.
+services() {
+  local language status worst=0
+  for language in go rust java; do
+    [ -d "examples/$language" ] || { echo "there is no examples/$language yet"; continue; }
+    status=0
+    with go "$language" -- service "$language" || status=$?
+    if [ $status != 0 ] && { [ $worst = 0 ] || [ $worst = 77 ]; }; then worst=$status; fi
+  done
+  return $worst
+}
 
 run_stage() {
   case $1 in
@@ -41,6 +81,10 @@ run_stage() {
     tsan-build) build tsan --target tests/thread/all ;;  # tests labelled "thread" live in tests/thread
     tsan-test) check tsan "${no_aslr[@]}" ;;
     install-check) tests/install/check.sh build/dev ;;
+    bindings-check) with swig go -- bindings/regenerate.sh --check ;;
+    go|rust|java) with "$1" -- binding "$1" ;;
+    services) services ;;
+    *) echo "tests/run.sh: there is no stage '$1'" >&2; return 1 ;;
   esac
 }
 
@@ -52,17 +96,20 @@ passed=0; failed=0; n=0
 for stage in "${stages[@]}"; do
   n=$((n + 1))
   case $stage in
-    *-test|install-check)  # nothing to test where the build failed
+    *-test)  # nothing to test where the build failed; if it is dev's, the loop ends
       needs=${stage%-test}-build
-      if [ "$stage" = install-check ]; then needs=dev-build; fi
       if [ "${result[$needs]:-}" != "" ] && [[ ${result[$needs]} != passed* ]]; then
         result[$stage]='not run'; continue
       fi ;;
   esac
   printf '\n=== stage %d of %d: %s (%s since the start) ===\n' "$n" "${#stages[@]}" "$stage" "$(clock $SECONDS)"
   start=$SECONDS
-  if run_stage "$stage"; then
+  status=0
+  run_stage "$stage" || status=$?
+  if [ $status = 0 ]; then
     result[$stage]="passed  $(clock $((SECONDS - start)))"; passed=$((passed + 1))
+  elif [ $status = 77 ]; then
+    result[$stage]="SKIPPED $(clock $((SECONDS - start)))  $(cat build/skipped)"
   else
     result[$stage]="FAILED  $(clock $((SECONDS - start)))"; failed=$((failed + 1))
     if [ "$stage" = setup ] || [ "$stage" = dev-build ]; then break; fi

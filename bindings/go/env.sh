@@ -5,4 +5,6 @@ build=$(cd "$build" && pwd)
 export CGO_ENABLED=1 GOTOOLCHAIN=local GOPROXY=off
 export CGO_LDFLAGS="-L$build/capi -Wl,-rpath,$build/capi ${CGO_LDFLAGS:-}" GOFLAGS="-tags=kvgear_intree ${GOFLAGS:-}"
 unset LD_LIBRARY_PATH
-command -v go >/dev/null || { echo "there is no Go here: 1.21 or newer is needed" >&2; exit 1; }
+. "$root/bindings/deps/env.sh"
+reason=$(missing go)
+[ -z "$reason" ] || { echo "$reason" >&2; exit 1; }

@@ -9,6 +9,7 @@ build=${KVGEAR_BUILD_DIR:-$root/build/dev}
 [ -e "$build/capi/libkvgear.so" ] || { echo "test.sh: there is no capi/libkvgear.so in $build" >&2; exit 1; }
 build=$(cd "$build" && pwd)
 cd "$here"
+. "$root/bindings/deps/env.sh"
 export KVGEAR_LIB_DIR=$build/capi KVGEAR_LIBRARY=$build/capi/libkvgear.so
 export LD_LIBRARY_PATH=$build/capi${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}  # programs of rustdoc get no rpath
 export PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_COLOR=never RUST_BACKTRACE=0

@@ -5,15 +5,14 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
+. "$root/bindings/deps/env.sh"
+if [ "${KVGEAR_SKIP_SETUP:-0}" != 1 ]; then
+  [ -n "${KVGEAR_BUILD_DIR:-}" ] || "$root/core/deps/install.sh" >&2
+  "$root/bindings/deps/install.sh" go >&2
+  . "$root/bindings/deps/env.sh"
+fi
 if [ -z "${KVGEAR_BUILD_DIR:-}" ]; then
   KVGEAR_BUILD_DIR=$root/build/examples-go
-  if [ "${KVGEAR_SKIP_SETUP:-0}" != 1 ]; then
-    "$root/core/deps/install.sh" >&2
-    if ! command -v go >/dev/null; then
-      apt-get install -y golang-go >&2 || true
-      command -v go >/dev/null || { echo "run.sh: there is no Go here, and none to be installed: 1.21 or newer is needed" >&2; exit 1; }
-    fi
-  fi
   (cd "$root" && cmake --preset release -B "$KVGEAR_BUILD_DIR" -DKVGEAR_BUILD_TESTS=OFF -DKVGEAR_BUILD_BENCH=OFF &&
     cmake --build "$KVGEAR_BUILD_DIR" --target kvgear -j "$(nproc)") >&2
 fi
