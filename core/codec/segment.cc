@@ -7,6 +7,7 @@
 #include <new>
 
 #include "core/codec/map.h"
+#include "kernels/tile.h"
 
 namespace kvg {
 namespace {
@@ -16,6 +17,17 @@ namespace {
 uint64_t OutliersPerEnd(double share, uint64_t length) {
   const double exact = share * static_cast<double>(length) / 2;
   return std::min(static_cast<uint64_t>(std::floor(exact + 1e-9)), length / 2);
+}
+
+// The largest rank whose factors take fewer bytes than codes of the next width would for the same
+// entries; with 2 bits, less than one bit per entry. What costs more is dominated by those codes.
+uint64_t RankThatFits(uint32_t bits, uint64_t tokens, uint32_t head_dim) {
+  uint32_t wider = bits + 1;
+  while (!ops::WidthIsValid(wider) && wider < 16) ++wider;
+  const uint64_t dirs = ops::PadDirs(head_dim);
+  const uint64_t spared = (wider - bits) * tokens * dirs;
+  const uint64_t per_rank = 16 * (tokens + dirs);
+  return (spared - 1) / per_rank;
 }
 
 }  // namespace
@@ -47,6 +59,10 @@ SegmentForm SegmentForm::Of(const SideRecipe& recipe, const Shape& shape, ops::S
   const uint64_t vector = side == ops::kSideK ? tokens : shape.kv_dim();
   spec.outliers = OutliersPerEnd(recipe.outliers, vector);
   spec.rank = decode ? recipe.decode_rank : recipe.rank;
+  if (recipe.rank_fit != 0) {
+    const uint64_t fits = RankThatFits(recipe.bits, tokens, shape.head_dim);
+    spec.rank = static_cast<uint32_t>(std::min<uint64_t>(spec.rank, fits));
+  }
   spec.sweeps = recipe.sweeps;
   return form;
 }

@@ -49,6 +49,7 @@ constexpr SideRecipe BackboneV(uint32_t bits) {
 // channels a rank of 2 takes 0.75 bits per element, more than the next larger code would.
 constexpr SideRecipe WithRank(SideRecipe side, uint32_t rank) {
   side.rank = rank;
+  side.rank_fit = 1;
   return side;
 }
 constexpr SideRecipe WithOutliers(SideRecipe side, double share) {
@@ -60,7 +61,7 @@ constexpr double kOutliers = 0.02;
 
 // The low-rank part of GEAR goes to the keys: on values a rank of 4 takes 0.5 to 1 bit per element
 // and changes no answer (README.md). With 2 bits the keys get as much of it as costs less than a
-// third bit would for heads of 128.
+// third bit would: 7 for heads of 128 in a long prompt, fewer for smaller heads or short prompts.
 constexpr uint32_t kRank4 = 4, kRank2 = 7;
 
 // Every direction of a block gets an equal share of each channel, so that no channel stands out.
@@ -88,7 +89,7 @@ constexpr NamedRecipe kNamed[] = {
     {"gear-4", "GEAR with 4 bits: groups of 64, 2 % outliers, keys with rank 4.",
      WithOutliers(WithRank(BackboneK(4), kRank4), kOutliers),
      WithOutliers(BackboneV(4), kOutliers)},
-    {"gear-2", "GEAR with 2 bits: groups of 64, 2 % outliers, keys with rank 7.",
+    {"gear-2", "GEAR with 2 bits: groups of 64, 2 % outliers, keys with rank up to 7.",
      WithOutliers(WithRank(BackboneK(2), kRank2), kOutliers),
      WithOutliers(BackboneV(2), kOutliers)},
     {"gear-l-4", "GEAR with 4 bits, without outliers.", WithRank(BackboneK(4), kRank4),
@@ -212,6 +213,8 @@ constexpr Key kKeys[] = {
     {"decode_rank", "a number from 0 to 16", true,
      ParseNumber<&SideRecipe::decode_rank, 0, ops::kMaxRank>,
      PrintNumber<&SideRecipe::decode_rank>},
+    {"rank_fit", "0 or 1", true, ParseNumber<&SideRecipe::rank_fit, 0, 1>,
+     PrintNumber<&SideRecipe::rank_fit>},
     {"sweeps", "a number from 1 to 8", true, ParseNumber<&SideRecipe::sweeps, 1, kMostSweeps>,
      PrintNumber<&SideRecipe::sweeps>},
     {"window", "a number of tokens from 0 to 1048576", false,

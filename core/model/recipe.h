@@ -32,6 +32,7 @@ struct SideRecipe {
   double outliers = 0;       // share s of entries kept exact: floor(s * n / 2) at each end of a vector
   uint32_t rank = 0;         // of segments longer than one block (a prompt)
   uint32_t decode_rank = 0;  // of segments of one block (decode)
+  uint32_t rank_fit = 0;     // 1: fewer than asked for where the factors would cost a wider code
   uint32_t sweeps = 3;       // of the power iteration
   uint32_t window = 0;       // newest tokens always kept in fp16
   uint32_t block = 64;       // tokens sealed together; 1 = one by one into an open page (KIVI's V)

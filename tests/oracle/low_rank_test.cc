@@ -30,7 +30,8 @@ std::vector<HeadError> Errors(const Tensor& x, const Tensor& read, ops::Side sid
         }
       }
       errors.push_back({oracle::Norm(e), std::sqrt(after),
-                        oracle::BestError(oracle::SingularValues(e, s.tokens, x.dim), s.rank)});
+                        oracle::BestError(oracle::SingularValues(e, s.tokens, x.dim),
+                                          oracle::RankOf(recipe, s, x.dim))});
     }
   }
   return errors;
@@ -62,7 +63,7 @@ Sides Build(const std::string& text, const Tensor& k, const Tensor& v) {
 TEST(LowRank, WithEnoughSweepsItIsTheBest) {
   for (const size_t tokens : {192u, 384u}) {
     for (const uint32_t dim : {64u, 80u, 128u}) {
-      const Sides s = Build("gear-l-2,rank=4,decode_rank=4,sweeps=8,window=0,outliers=0",
+      const Sides s = Build("gear-l-2,rank_fit=0,rank=4,decode_rank=4,sweeps=8,window=0,outliers=0",
                             RealisticTensor(1, tokens, 2, dim), RealisticTensor(2, tokens, 2, dim));
       for (ops::Side side : {ops::kSideK, ops::kSideV}) {
         const auto errors = s.errors(side);
@@ -79,7 +80,7 @@ TEST(LowRank, WithEnoughSweepsItIsTheBest) {
 
 TEST(LowRank, WithOutliersItIsNoWorseThanTheBest) {
   // Kept entries count as exact, so the error may even lie below that of the best approximation.
-  const Sides s = Build("gear-2,rank=4,decode_rank=4,sweeps=8,window=0,outliers=0.02",
+  const Sides s = Build("gear-2,rank_fit=0,rank=4,decode_rank=4,sweeps=8,window=0,outliers=0.02",
                         RealisticTensor(3, 320, 2, 64), RealisticTensor(4, 320, 2, 64));
   for (ops::Side side : {ops::kSideK, ops::kSideV}) {
     for (const HeadError& e : s.errors(side)) EXPECT_LE(e.after, e.best * 1.05);
@@ -155,7 +156,7 @@ TEST(LowRank, TheResidualIsNotScrambled) {
       SCOPED_TRACE(axis + ", " + std::to_string(tokens) + " tokens of " + std::to_string(dim));
       const Tensor x = OuterProducts(tokens, 3, dim);
       const Sides s = Build(
-          "gear-l-2,rank=1,decode_rank=1,sweeps=6,outliers=0,window=0,block=64,segment=1024," +
+          "gear-l-2,rank_fit=0,rank=1,decode_rank=1,sweeps=6,outliers=0,window=0,block=64,segment=1024," +
               axis,
           x, x);
       for (ops::Side side : {ops::kSideK, ops::kSideV}) {
@@ -172,7 +173,7 @@ TEST(LowRank, TheResidualIsNotScrambled) {
 TEST(LowRank, RankAboveThatOfTheResidualIsHarmless) {
   const Tensor x = OuterProducts(128, 2, 64);
   const Sides s = Build(
-      "gear-l-2,rank=16,decode_rank=16,outliers=0,window=0,block=64,segment=1024,axis=channel,"
+      "gear-l-2,rank_fit=0,rank=16,decode_rank=16,outliers=0,window=0,block=64,segment=1024,axis=channel,"
       "group=whole",
       x, x);
   for (double y : Content(*s.cache)) ASSERT_TRUE(std::isfinite(y));
@@ -199,7 +200,7 @@ size_t RankRead(const Tensor& x, const Tensor& read, const oracle::Segment& s,
 }
 
 TEST(LowRank, PromptsAndDecodedBlocksHaveTheirOwnRank) {
-  const std::string text = "gear-l-2,rank=5,decode_rank=2,outliers=0,window=0,block=64,segment=512";
+  const std::string text = "gear-l-2,rank_fit=0,rank=5,decode_rank=2,outliers=0,window=0,block=64,segment=512";
   const SideRecipe recipe = MakeRecipe(text).k;
   const Shape shape{.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 64};
   const auto cache = MakeCache(shape, text);
@@ -218,7 +219,7 @@ TEST(LowRank, PromptsAndDecodedBlocksHaveTheirOwnRank) {
 TEST(LowRank, HeadsAreIndependent) {
   // The same head alone and beside a much louder one: its own factors, its own bits.
   const std::string text =
-      "gear-l-2,rank=2,decode_rank=2,outliers=0,window=0,v.axis=channel,v.group=64";
+      "gear-l-2,rank_fit=0,rank=2,decode_rank=2,outliers=0,window=0,v.axis=channel,v.group=64";
   const Tensor one = RealisticTensor(9, 256, 1, 64);
   Tensor two(256, 2, 64);
   const Tensor loud = NoiseTensor(10, 256, 1, 64, 1000);

@@ -101,6 +101,16 @@ Schedule ScheduleOf(const SideRecipe& side, const std::vector<uint64_t>& appends
   return schedule;
 }
 
+uint32_t RankOf(const SideRecipe& side, const Segment& segment, size_t head_dim) {
+  if (side.rank_fit == 0) return segment.rank;
+  const size_t padded = (head_dim + 15) / 16 * 16;
+  const uint32_t more_bits = side.bits == 4 || side.bits == 6 ? 2 : side.bits == 8 ? 8 : 1;
+  const uint64_t wider = segment.tokens * padded * more_bits;
+  uint32_t rank = segment.rank;
+  while (rank > 0 && 16 * rank * (segment.tokens + padded) >= wider) --rank;
+  return rank;
+}
+
 uint64_t OutlierCount(double share, uint64_t n) {
   // The share as the decimal fraction it was written as, then in whole numbers.
   return static_cast<uint64_t>(std::llround(share * 1e9)) * n / 2000000000u;

@@ -40,7 +40,7 @@ double F16Ulp(double x);
 
 struct Segment {
   uint64_t first, tokens;
-  uint32_t rank;
+  uint32_t rank;  // as the recipe says; see RankOf
 };
 
 // What one side of a layer looks like after appends of these lengths.
@@ -50,6 +50,10 @@ struct Schedule {
   uint64_t sealed = 0;  // tokens from here on are stored as they came
 };
 Schedule ScheduleOf(const SideRecipe& side, const std::vector<uint64_t>& appends);
+
+// The rank that a segment has: with rank_fit, less where the factors would not be smaller than what
+// the next width takes more than these codes.
+uint32_t RankOf(const SideRecipe& side, const Segment& segment, size_t head_dim);
 
 // --------------------------------------------------------------------- quantiser and outliers
 

@@ -115,6 +115,8 @@ TEST(Recipe, CanonicalTextRoundTrips) {
                                              ",k.outliers=0.015625,v.outliers=0",
                                              ",rank=2",
                                              ",k.decode_rank=16",
+                                             ",rank_fit=0",
+                                             ",v.rank_fit=1",
                                              ",sweeps=8",
                                              ",window=0",
                                              ",block=64",
@@ -165,8 +167,8 @@ TEST(Recipe, WrongKeysAreRefusedWithTheRightOnes) {
        {"gear-2,", "gear-2,rank", "gear-2,,rank=1", "gear-2,=1", "gear-2,K.rank=1", "gear-2,k.=1",
         "gear-2,k.k.rank=1", "gear-2,k.v.rank=1", "gear-2,ranks=1"}) {
     const std::string message = Refusal(text);
-    for (const char* key : {"bits", "axis", "group", "outliers", "rank", "decode_rank", "sweeps",
-                            "window", "block", "segment"}) {
+    for (const char* key : {"bits", "axis", "group", "outliers", "rank", "decode_rank", "rank_fit",
+                            "sweeps", "window", "block", "segment"}) {
       EXPECT_THAT(message, HasSubstr(key)) << text;
     }
   }

@@ -34,7 +34,7 @@ TEST(SegmentForm, GroupsFollowTheAxis) {
 }
 
 TEST(SegmentForm, RanksAndOutliersFollowTheSegment) {
-  const std::string text = "gear-2,rank=4,decode_rank=2,outliers=0.02";
+  const std::string text = "gear-2,rank_fit=0,rank=4,decode_rank=2,outliers=0.02";
   EXPECT_EQ(FormOf(text, ops::kSideK, kShape, 128, false).spec.rank, 4u);
   EXPECT_EQ(FormOf(text, ops::kSideK, kShape, 64, true).spec.rank, 2u);
   // K: along the tokens of the segment. V: along all heads of a token, whatever the segment.
@@ -46,6 +46,23 @@ TEST(SegmentForm, RanksAndOutliersFollowTheSegment) {
   // floor(0.02 * 300 / 2) is 3, although the product in binary falls short of it.
   EXPECT_EQ(FormOf("gear-2,outliers=0.3", ops::kSideK, kShape, 1280, false).spec.outliers, 192u);
   EXPECT_EQ(FormOf("gear-2,outliers=0.07", ops::kSideK, kShape, 3200, false).spec.outliers, 112u);
+}
+
+TEST(SegmentForm, FittedRanksCostLessThanTheNextWidth) {
+  const Shape wide{.layers = 1, .q_heads = 4, .kv_heads = 4, .head_dim = 128};
+  const auto rank = [](const std::string& text, const Shape& shape, uint64_t tokens) {
+    return FormOf(text, ops::kSideK, shape, tokens, false).spec.rank;
+  };
+  // 16 * (1024 + 128) bits each, against 1024 * 128 for a third bit: 7.1 times as much.
+  EXPECT_EQ(rank("gear-2,rank=16", wide, 1024), 7u);
+  // 16 * (128 + 128) go into 128 * 128 exactly four times, and four would cost as much.
+  EXPECT_EQ(rank("gear-2,rank=16", wide, 128), 3u);
+  EXPECT_EQ(rank("gear-2,rank=2", wide, 1024), 2u);
+  EXPECT_EQ(rank("gear-2,rank=16,rank_fit=0", wide, 128), 16u);
+  // Behind 4 bits come 6.
+  EXPECT_EQ(rank("gear-4,rank=16", wide, 1024), 14u);
+  EXPECT_EQ(rank("gear-4", wide, 1024), 4u);
+  EXPECT_EQ(rank("gear-2", {.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 64}, 1024), 3u);
 }
 
 class EveryRecipe : public testing::TestWithParam<std::string> {};

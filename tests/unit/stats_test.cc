@@ -37,7 +37,7 @@ Bytes Expected(const SideRecipe& recipe, ops::Side side, const Shape& shape,
           recipe.group == SideRecipe::kWhole ? dim : std::min<uint64_t>(recipe.group, dim);
       bytes.scales += 4 * heads * s.tokens * ((dim + group - 1) / group);
     }
-    bytes.low_rank += 2 * heads * s.rank * (s.tokens + dirs);
+    bytes.low_rank += 2 * heads * oracle::RankOf(recipe, s, dim) * (s.tokens + dirs);
     const uint64_t vectors = side == ops::kSideK ? heads * dim : s.tokens;
     const uint64_t length = side == ops::kSideK ? s.tokens : heads * dim;
     const uint64_t entries = 2 * oracle::OutlierCount(recipe.outliers, length) * vectors;
