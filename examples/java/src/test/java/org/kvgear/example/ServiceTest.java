@@ -227,6 +227,9 @@ class ServiceTest {
       assertTrue(message.contains(c.words()), c + " gives: " + message);
       assertEquals("invalid_request_error", reply.body().path("error").path("type").asText());
     }
+    Reply head = call("HEAD", "/v1/caches", "");
+    assertEquals(405, head.status());
+    assertTrue(head.body().isNull());
     Reply next = complete("{'prompt': 'a', 'max_tokens': 2, 'cache': '" + id + "'}");
     assertEquals(2, next.text().length());
   }
