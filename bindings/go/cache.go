@@ -41,6 +41,72 @@ func (r *Runtime) NewCache(plan *Plan) (*Cache, error) {
 	return newCache(ptr, plan.shape, r), nil
 }
 
+// LoadCache makes a cache of the file that Save wrote, with the same plan.
+//
+// From kvgear.h, kvg_cache_load:
+//
+//	Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same
+//	bits as the saved one, and goes on like it.
+//	Cost: O(tokens); with `map` and `trust` one small step per sealed segment.
+//	plan: the plan that the cache was saved with, or one of the same shape and recipes
+//	path: terminated, as the system's functions take it
+//	desc: may be NULL
+//	out: the cache. Destroy with kvg_cache_destroy.
+func (r *Runtime) LoadCache(plan *Plan, path string) (*Cache, error) {
+	const op = "kvg_cache_load"
+	name, err := cText(op, "path", path)
+	if err != nil {
+		return nil, err
+	}
+	if !r.guard.enter() {
+		return nil, closedError(op, "runtime")
+	}
+	defer r.guard.leave()
+	if !plan.guard.enter() {
+		return nil, closedError(op, "plan")
+	}
+	defer plan.guard.leave()
+	var ptr *raw.KvgCache
+	if err := raw.KvgCacheLoad(r.ptr, plan.ptr, name, nil, &ptr); err != nil {
+		return nil, wrap(op, err)
+	}
+	return newCache(ptr, plan.shape, r), nil
+}
+
+// Save saves the cache to a file.
+//
+// From kvgear.h, kvg_cache_save:
+//
+//	Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place
+//	of an older one, as a whole: at any moment `path` is the old one or the new one.
+//	The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.
+//	path: terminated, as the system's functions take it
+//	desc: may be NULL: everything
+func (c *Cache) Save(path string) error {
+	const op = "kvg_cache_save"
+	name, err := cText(op, "path", path)
+	if err != nil {
+		return err
+	}
+	return c.read(op, func() error { return raw.KvgCacheSave(c.ptr, name, nil) })
+}
+
+// Extend adds a saved range to the cache.
+//
+// From kvgear.h, kvg_cache_extend:
+//
+//	Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.
+//	Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a
+//	cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
+func (c *Cache) Extend(path string) error {
+	const op = "kvg_cache_extend"
+	name, err := cText(op, "path", path)
+	if err != nil {
+		return err
+	}
+	return c.write(op, func() error { return raw.KvgCacheExtend(c.ptr, name, nil) })
+}
+
 func newCache(ptr *raw.KvgCache, shape Shape, rt *Runtime) *Cache {
 	c := &Cache{ptr: ptr, shape: shape, rt: rt}
 	c.guard.end = func() { raw.KvgCacheDestroy(ptr) }

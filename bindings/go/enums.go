@@ -88,10 +88,11 @@ type Stats struct {
 	RelErrorKWorst       float64 // of the worst segment
 	RelErrorVMean        float64
 	RelErrorVWorst       float64
+	BytesMapped          uint64 // segments used in place in a mapped file; in no other number of bytes
 }
 
 func (x *Stats) fromRaw(r *raw.KvgStats) {
-	*x = Stats{r.Tokens, r.Elements, r.SealedElements, r.Segments, r.BytesTotal, r.BytesCodes, r.BytesScales, r.BytesLowRank, r.BytesSparse, r.BytesPositions, r.BytesState, r.BytesWindowUsed, r.BytesWindowAllocated, r.BytesBookkeeping, r.BytesShared, r.BytesFP16, r.BitsPerElement, r.RelErrorKMean, r.RelErrorKWorst, r.RelErrorVMean, r.RelErrorVWorst}
+	*x = Stats{r.Tokens, r.Elements, r.SealedElements, r.Segments, r.BytesTotal, r.BytesCodes, r.BytesScales, r.BytesLowRank, r.BytesSparse, r.BytesPositions, r.BytesState, r.BytesWindowUsed, r.BytesWindowAllocated, r.BytesBookkeeping, r.BytesShared, r.BytesFP16, r.BitsPerElement, r.RelErrorKMean, r.RelErrorKWorst, r.RelErrorVMean, r.RelErrorVWorst, r.BytesMapped}
 }
 
 // Shape: shape of the attention layers of a model.

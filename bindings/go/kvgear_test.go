@@ -1,6 +1,7 @@
 package kvgear
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"runtime"
@@ -264,7 +265,7 @@ func TestDefaults(t *testing.T) {
 	raw.KvgStatsInit(&st)
 	raw.KvgShapeInit(&sh)
 	raw.KvgAllocatorInit(&al)
-	if st != (raw.KvgStats{StructSize: 176}) || sh != (raw.KvgShape{StructSize: 20}) || al != (raw.KvgAllocator{StructSize: 40 - 8}) {
+	if st != (raw.KvgStats{StructSize: 184}) || sh != (raw.KvgShape{StructSize: 20}) || al != (raw.KvgAllocator{StructSize: 40 - 8}) {
 		t.Error(st, sh, al)
 	}
 }
@@ -326,5 +327,35 @@ func TestGarbageIsFreed(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("caches that nothing refers to keep their memory")
 		}
+	}
+}
+
+func TestSaveAndLoad(t *testing.T) {
+	rt, plan, cache := open(t, Options{}, "gear-2")
+	x := F32(fill(300*row, 1))
+	ok(t, cache.Append(0, x, x))
+	path := t.TempDir() + "/cache.kvg"
+	ok(t, cache.Save(path))
+	back := must[*Cache](t)(rt.LoadCache(plan, path))
+	defer back.Close()
+	want, got := F32(make([]float32, 300*row)), F32(make([]float32, 300*row))
+	ok(t, cache.Read(0, SideK, 0, 300, want))
+	ok(t, back.Read(0, SideK, 0, 300, got))
+	if !bytes.Equal(want.bytes, got.bytes) {
+		t.Error("a loaded cache holds something else")
+	}
+	if err := back.Extend(path); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
+	}
+	ok(t, back.Clear())
+	ok(t, back.Extend(path))
+	if must[uint64](t)(back.Length(0)) != 300 {
+		t.Error("a range was not added")
+	}
+	if _, err := rt.LoadCache(plan, path+"x"); !errors.Is(err, ErrIO) {
+		t.Error(err)
+	}
+	if err := cache.Save("a\x00b"); !errors.Is(err, ErrInvalid) {
+		t.Error(err)
 	}
 }

@@ -23,9 +23,9 @@
 %typemap(goout) const char * "$result = goString($1)"
 
 /* Texts given to C are Go strings whose last byte is the terminator (the caller adds it): nothing is allocated for them. */
-%typemap(imtype) const char *recipe, const char *recipes "string"
-%typemap(in) const char *recipe, const char *recipes "$1 = $input.p;"
-%typemap(freearg) const char *recipe, const char *recipes ""
+%typemap(imtype) const char *recipe, const char *recipes, const char *path "string"
+%typemap(in) const char *recipe, const char *recipes, const char *path "$1 = $input.p;"
+%typemap(freearg) const char *recipe, const char *recipes, const char *path ""
 
 /* Errors. The detail is a local of the C wrapper, so it is of this call whichever thread the goroutine moves to. On
  * failure it is copied to the C heap and takeError() turns it into a Go error; success allocates nothing. */

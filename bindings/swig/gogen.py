@@ -46,6 +46,21 @@ NOT_BOUND = {
     "kvg_append_desc_init": "as above",
     "kvg_attend_desc_init": "as above",
     "kvg_stats_init": "as above",
+    "kvg_save_desc_init": "as above",
+    "kvg_load_desc_init": "as above",
+    "kvg_prefix_stats_init": "as above",
+    "kvg_cache_save_buffer": "files only, so far",
+    "kvg_cache_save_stream": "files only, so far",
+    "kvg_cache_load_buffer": "files only, so far",
+    "kvg_cache_load_stream": "files only, so far",
+    "kvg_cache_extend_buffer": "files only, so far",
+    "kvg_cache_extend_stream": "files only, so far",
+    "kvg_prefix_create": "not yet",
+    "kvg_prefix_destroy": "not yet",
+    "kvg_prefix_insert": "not yet",
+    "kvg_prefix_find": "not yet",
+    "kvg_prefix_clear": "not yet",
+    "kvg_prefix_read_stats": "not yet",
 }
 
 

@@ -25,11 +25,11 @@
 
 /* Results of type const char * are static strings: SWIG's default. Texts given to C are byte[], whose last byte is the
  * terminator (the caller adds it). */
-%typemap(jni) const char *recipe, const char *recipes "jbyteArray"
-%typemap(jtype) const char *recipe, const char *recipes "byte[]"
-%typemap(jstype) const char *recipe, const char *recipes "byte[]"
-%typemap(javain) const char *recipe, const char *recipes "$javainput"
-%typemap(in) const char *recipe (jbyte *text = NULL), const char *recipes (jbyte *text = NULL) %{
+%typemap(jni) const char *recipe, const char *recipes, const char *path "jbyteArray"
+%typemap(jtype) const char *recipe, const char *recipes, const char *path "byte[]"
+%typemap(jstype) const char *recipe, const char *recipes, const char *path "byte[]"
+%typemap(javain) const char *recipe, const char *recipes, const char *path "$javainput"
+%typemap(in) const char *recipe (jbyte *text = NULL), const char *recipes (jbyte *text = NULL), const char *path (jbyte *text = NULL) %{
   if ($input) {
     text = (*jenv)->GetByteArrayElements(jenv, $input, NULL);
     if (!text) {
@@ -39,7 +39,7 @@
   }
   $1 = (char *)text;
 %}
-%typemap(freearg) const char *recipe, const char *recipes %{
+%typemap(freearg) const char *recipe, const char *recipes, const char *path %{
   if (text$argnum) (*jenv)->ReleaseByteArrayElements(jenv, $input, text$argnum, JNI_ABORT);
 %}
 

@@ -73,11 +73,16 @@
 %kvg_handle(kvg_runtime, kvg_runtime_destroy)
 %kvg_handle(kvg_plan, kvg_plan_destroy)
 %kvg_handle(kvg_cache, kvg_cache_destroy)
+%kvg_handle(kvg_prefix, kvg_prefix_destroy)
 %kvg_keeps(kvg_cache, "kvg_runtime,kvg_plan")
+%kvg_keeps(kvg_prefix, "kvg_runtime")
 %kvg_creates(kvg_runtime_create, out)
 %kvg_creates(kvg_plan_create, out)
 %kvg_creates(kvg_cache_create, out)
 %kvg_creates(kvg_cache_fork, out)
+%kvg_creates(kvg_cache_load, out)
+%kvg_creates(kvg_cache_load_buffer, out)
+%kvg_creates(kvg_prefix_create, out)
 
 /* structs */
 %kvg_versioned(kvg_allocator, kvg_allocator_init)
@@ -86,6 +91,9 @@
 %kvg_versioned(kvg_append_desc, kvg_append_desc_init)
 %kvg_versioned(kvg_attend_desc, kvg_attend_desc_init)
 %kvg_versioned(kvg_stats, kvg_stats_init)
+%kvg_versioned(kvg_save_desc, kvg_save_desc_init)
+%kvg_versioned(kvg_load_desc, kvg_load_desc_init)
+%kvg_versioned(kvg_prefix_stats, kvg_prefix_stats_init)
 
 /* parameters */
 %kvg_optional(kvg_runtime_create, options)
@@ -101,8 +109,24 @@
 %kvg_value_out(kvg_cache_length, uint64_t, tokens)
 %kvg_struct_out(kvg_plan_shape, kvg_shape, out)
 %kvg_struct_out(kvg_cache_stats, kvg_stats, stats)
+%kvg_struct_out(kvg_prefix_read_stats, kvg_prefix_stats, stats)
+%kvg_bytes_in(kvg_cache_load_buffer, data, data_bytes)
+%kvg_bytes_in(kvg_cache_extend_buffer, data, data_bytes)
+%kvg_optional(kvg_cache_save, desc)
+%kvg_optional(kvg_cache_load, desc)
+%kvg_optional(kvg_cache_load_buffer, desc)
+%kvg_optional(kvg_cache_extend, desc)
+%kvg_optional(kvg_cache_extend_buffer, desc)
 
 /* The log callback: each language has its own way to call back. */
 %kvg_raw(kvg_runtime_set_log)
+/* Streams call back too; a buffer that is filled is asked for its length first. */
+%kvg_raw(kvg_cache_save_buffer)
+%kvg_raw(kvg_cache_save_stream)
+%kvg_raw(kvg_cache_load_stream)
+%kvg_raw(kvg_cache_extend_stream)
+/* Slices of numbers. */
+%kvg_raw(kvg_prefix_insert)
+%kvg_raw(kvg_prefix_find)
 
 %include "kvgear/kvgear.h"

@@ -195,6 +195,7 @@ kvg_status kvg_cache_stats(const kvg_cache* cache, uint32_t layer, kvg_side side
     ours.rel_error_k_worst = found->rel_error_k_worst;
     ours.rel_error_v_mean = found->rel_error_v_mean;
     ours.rel_error_v_worst = found->rel_error_v_worst;
+    ours.bytes_mapped = found->bytes_mapped;
     kvg::capi::WriteStruct(ours, size, stats);
     return absl::OkStatus();
   });

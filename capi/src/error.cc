@@ -48,6 +48,8 @@ kvg_status StatusCode(const absl::Status& status) noexcept {
       return KVG_E_BACKEND;
     case absl::StatusCode::kDataLoss:
       return KVG_E_CORRUPT;
+    case absl::StatusCode::kAborted:
+      return KVG_E_IO;
     default:
       return KVG_E_INTERNAL;
   }
@@ -75,10 +77,13 @@ kvg_status Fail(kvg_status code, std::string_view message, kvg_error* err) noexc
 }
 
 Outcome Outcome::BufferTooSmall(size_t have, size_t needed) {
-  return Outcome(KVG_E_BUFFER_TOO_SMALL,
-                 absl::InternalError(absl::StrCat("the text needs ", needed,
-                                                  " bytes with its terminator but text_len is ",
-                                                  have, "; pass a longer buffer")));
+  return BufferTooSmall(absl::StrCat("the text needs ", needed,
+                                     " bytes with its terminator but text_len is ", have,
+                                     "; pass a longer buffer"));
+}
+
+Outcome Outcome::BufferTooSmall(std::string_view message) {
+  return Outcome(KVG_E_BUFFER_TOO_SMALL, absl::InternalError(message));
 }
 
 }  // namespace kvg::capi

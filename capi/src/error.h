@@ -25,7 +25,8 @@ class Outcome {
   Outcome(absl::Status status)  // NOLINT: implicit, so that bodies can return core errors
       : code_(StatusCode(status)), status_(std::move(status)) {}
 
-  static Outcome BufferTooSmall(size_t have, size_t needed);
+  static Outcome BufferTooSmall(size_t have, size_t needed);  // of a text
+  static Outcome BufferTooSmall(std::string_view message);
 
   kvg_status code() const { return code_; }
   std::string_view message() const { return {status_.message().data(), status_.message().size()}; }

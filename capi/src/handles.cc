@@ -18,6 +18,8 @@ const char* KindName(HandleKind kind) {
       return "kvg_plan";
     case HandleKind::kCache:
       return "kvg_cache";
+    case HandleKind::kPrefix:
+      return "kvg_prefix";
     case HandleKind::kNone:
       break;
   }
@@ -84,6 +86,12 @@ kvg_cache* NewHandle(std::shared_ptr<Runtime> runtime, std::unique_ptr<Cache> ca
   return handle.release();
 }
 
+kvg_prefix* NewHandle(std::unique_ptr<PrefixStore> store) {
+  auto handle = std::make_unique<kvg_prefix>(kvg_prefix{std::move(store)});
+  Publish(handle.get(), HandleKind::kPrefix);
+  return handle.release();
+}
+
 void EndHandle(kvg_runtime* handle) noexcept {
   if (Handles().Remove(handle, HandleKind::kRuntime)) DestroyAtHome(handle);
 }
@@ -93,9 +101,13 @@ void EndHandle(kvg_plan* handle) noexcept {
 void EndHandle(kvg_cache* handle) noexcept {
   if (Handles().Remove(handle, HandleKind::kCache)) DestroyAtHome(handle);
 }
+void EndHandle(kvg_prefix* handle) noexcept {
+  if (Handles().Remove(handle, HandleKind::kPrefix)) delete handle;
+}
 
 absl::Status CheckHandle(const kvg_runtime* handle) { return Check(handle, HandleKind::kRuntime); }
 absl::Status CheckHandle(const kvg_plan* handle) { return Check(handle, HandleKind::kPlan); }
 absl::Status CheckHandle(const kvg_cache* handle) { return Check(handle, HandleKind::kCache); }
+absl::Status CheckHandle(const kvg_prefix* handle) { return Check(handle, HandleKind::kPrefix); }
 
 }  // namespace kvg::capi

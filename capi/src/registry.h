@@ -12,7 +12,7 @@
 
 namespace kvg::capi {
 
-enum class HandleKind : uintptr_t { kNone = 0, kRuntime = 1, kPlan = 2, kCache = 3 };
+enum class HandleKind : uintptr_t { kNone = 0, kRuntime = 1, kPlan = 2, kCache = 3, kPrefix = 4 };
 
 // A hash table with fixed buckets. A bucket is a list of chunks that grows to the most handles it
 // ever held at once and is never freed, which is what makes reading without a lock safe.

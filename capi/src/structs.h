@@ -61,7 +61,15 @@ KVG_LAYOUT(kvg_stats, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END(S, 
            KVG_END(S, bytes_window_allocated), KVG_END(S, bytes_bookkeeping),
            KVG_END(S, bytes_shared), KVG_END(S, bytes_fp16), KVG_END(S, bits_per_element),
            KVG_END(S, rel_error_k_mean), KVG_END(S, rel_error_k_worst),
-           KVG_END(S, rel_error_v_mean), KVG_END(S, rel_error_v_worst));
+           KVG_END(S, rel_error_v_mean), KVG_END(S, rel_error_v_worst),
+           KVG_END(S, bytes_mapped));
+KVG_LAYOUT(kvg_save_desc, KVG_END(S, struct_size), KVG_END(S, first_layer), KVG_END(S, layers),
+           KVG_END(S, no_sync), KVG_END(S, first_token), KVG_END(S, tokens),
+           KVG_END(S, fingerprint), KVG_END(S, fingerprint_bytes));
+KVG_LAYOUT(kvg_load_desc, KVG_END(S, struct_size), KVG_END(S, map), KVG_END(S, trust),
+           KVG_END(S, reserved), KVG_END(S, fingerprint), KVG_END(S, fingerprint_bytes));
+KVG_LAYOUT(kvg_prefix_stats, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END(S, entries),
+           KVG_END(S, bytes), KVG_END(S, hits), KVG_END(S, misses), KVG_END(S, evictions));
 
 #undef KVG_LAYOUT
 #undef KVG_END

@@ -44,6 +44,17 @@ absl::Status BackendError(const Args&... args) {
   return absl::UnavailableError(absl::StrCat(args...));
 }
 
+// KVG_E_CORRUPT: stored data is damaged.
+template <typename... Args>
+absl::Status CorruptError(const Args&... args) {
+  return absl::DataLossError(absl::StrCat(args...));
+}
+// KVG_E_IO: reading or writing failed.
+template <typename... Args>
+absl::Status IoError(const Args&... args) {
+  return absl::AbortedError(absl::StrCat(args...));
+}
+
 }  // namespace kvg
 
 // Returns from the enclosing function when `expr` is an error.

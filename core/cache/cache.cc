@@ -46,6 +46,7 @@ void Add(const SideStats& side, const Shape& shape, Stats& stats) {
   stats.bytes_window_used += side.window_used;
   stats.bytes_window_allocated += side.window_allocated;
   stats.bytes_shared += side.shared;
+  stats.bytes_mapped += side.mapped;
 }
 
 // Formats and logs a line without allocating: nothing may fail once an append is done.
@@ -226,6 +227,8 @@ absl::Status Cache::Clear() {
   for (LayerCache& cache : layers_) cache.Clear();
   return absl::OkStatus();
 }
+
+void Cache::Swap(Cache& other) noexcept { layers_.swap(other.layers_); }
 
 absl::StatusOr<std::unique_ptr<Cache>> Cache::Fork() const {
   std::unique_ptr<Cache> fork(new Cache(runtime_, plan_));

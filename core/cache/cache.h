@@ -46,7 +46,7 @@ struct Stats {
   uint64_t bytes_codes = 0, bytes_scales = 0, bytes_low_rank = 0, bytes_sparse = 0;
   uint64_t bytes_positions = 0, bytes_state = 0;
   uint64_t bytes_window_used = 0, bytes_window_allocated = 0, bytes_bookkeeping = 0;
-  uint64_t bytes_shared = 0;
+  uint64_t bytes_shared = 0, bytes_mapped = 0;
   double rel_error_k_mean = 0, rel_error_k_worst = 0, rel_error_v_mean = 0, rel_error_v_worst = 0;
 
   uint64_t bytes_total() const {
@@ -74,7 +74,24 @@ class Cache {
   // Both sides unless one is asked for.
   absl::StatusOr<Stats> GetStats(uint32_t layer, bool want_k, bool want_v) const;
 
+  // Calls visit(identity, bytes) for each allocation that the cache keeps alive, shared or not.
+  template <typename Visit>
+  void ForEachHeld(Visit visit) const {
+    visit(static_cast<const void*>(layers_.data()), layers_.size() * sizeof(LayerCache));
+    for (const LayerCache& layer : layers_) {
+      layer.side(ops::kSideK).ForEachHeld(visit);
+      layer.side(ops::kSideV).ForEachHeld(visit);
+    }
+  }
+  // Of the same runtime and plan: each gets the content of the other.
+  void Swap(Cache& other) noexcept;
+  // For core/format.
+  LayerCache& layer(uint32_t i) { return layers_[i]; }
+  const LayerCache& layer(uint32_t i) const { return layers_[i]; }
+
   const Plan& plan() const { return *plan_; }
+  const std::shared_ptr<const Plan>& shared_plan() const { return plan_; }
+  const std::shared_ptr<Runtime>& shared_runtime() const { return runtime_; }
   Runtime& runtime() const { return *runtime_; }
 
  private:

@@ -31,19 +31,24 @@ absl::Status LayerCache::CheckTruncate(uint32_t layer, uint64_t tokens) const {
     return InvalidError("layer ", layer, " holds ", length(), " tokens and cannot be truncated to ",
                         tokens);
   }
+  const auto [below, above] = NearestCuts(tokens);
+  if (below == tokens) return absl::OkStatus();
+  return InvalidError("layer ", layer, " cannot be truncated to ", tokens,
+                      " tokens, which lies inside a compressed segment; the nearest lengths are ",
+                      below, " and ", above);
+}
+
+std::pair<uint64_t, uint64_t> LayerCache::NearestCuts(uint64_t tokens) const {
   // Each side moves the candidate until both agree; 0 and the present length always do.
   uint64_t below = tokens;
   while (!(k_.CanTruncate(below) && v_.CanTruncate(below))) {
     below = std::min(k_.FloorLength(below), v_.FloorLength(below));
   }
-  if (below == tokens) return absl::OkStatus();
   uint64_t above = tokens;
   while (!(k_.CanTruncate(above) && v_.CanTruncate(above))) {
     above = std::max(k_.CeilLength(above), v_.CeilLength(above));
   }
-  return InvalidError("layer ", layer, " cannot be truncated to ", tokens,
-                      " tokens, which lies inside a compressed segment; the nearest lengths are ",
-                      below, " and ", above);
+  return {below, above};
 }
 
 void LayerCache::Truncate(uint64_t tokens) noexcept {

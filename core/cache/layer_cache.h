@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory_resource>
+#include <utility>
 
 #include "core/base/status.h"
 #include "core/cache/side_cache.h"
@@ -31,11 +32,14 @@ class LayerCache {
 
   // OK if Truncate(tokens) is exact, tokens <= length(); else a sentence with the nearest lengths.
   absl::Status CheckTruncate(uint32_t layer, uint64_t tokens) const;
+  // The nearest lengths to which both sides can be cut, tokens <= length(): below or at, above or at.
+  std::pair<uint64_t, uint64_t> NearestCuts(uint64_t tokens) const;
   void Truncate(uint64_t tokens) noexcept;
   void Clear() noexcept;
   void CopyFrom(const LayerCache& other) noexcept;
 
   uint64_t length() const { return k_.length(); }
+  SideCache& side(ops::Side side) { return side == ops::kSideK ? k_ : v_; }
   const SideCache& side(ops::Side side) const { return side == ops::kSideK ? k_ : v_; }
 
  private:

@@ -77,13 +77,23 @@ const Segment& SegmentList::Holding(uint64_t token) const {
   return **(after - 1);
 }
 
-void SegmentList::WritePieces(const ops::Piece** pieces) const {
-  const ops::Piece** end = pieces + size();
+// Calls put(index, segment) for each segment, newest node first.
+template <typename Put>
+void SegmentList::Write(Put put) const {
+  uint64_t end = size();
   uint64_t seen = seen_;
   for (const Node* node = node_; node != nullptr; seen = node->parent_seen, node = node->parent) {
     end -= seen;
-    for (uint64_t i = 0; i < seen; ++i) end[i] = &node->segments()[i]->piece();
+    for (uint64_t i = 0; i < seen; ++i) put(end + i, *node->segments()[i]);
   }
+}
+
+void SegmentList::WritePieces(const ops::Piece** pieces) const {
+  Write([pieces](uint64_t i, const Segment& segment) { pieces[i] = &segment.piece(); });
+}
+
+void SegmentList::WriteSegments(const Segment** segments) const {
+  Write([segments](uint64_t i, const Segment& segment) { segments[i] = &segment; });
 }
 
 SegmentList::Room SegmentList::Reserve(uint64_t segments) const {

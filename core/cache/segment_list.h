@@ -53,11 +53,13 @@ class SegmentList {
   const Segment& Holding(uint64_t token) const;
   // Writes the pieces of all segments to pieces[0, size()).
   void WritePieces(const ops::Piece** pieces) const;
+  // The same of the segments themselves.
+  void WriteSegments(const Segment** segments) const;
   // Calls visit(segment, shared, seen) for each segment that the list keeps alive, newest node
   // first; `shared`: other lists keep it alive too; `seen`: it is one of the size() of this list.
   template <typename Visit>
   void ForEach(Visit visit) const;
-  // Calls visit(bytes, shared) for each node, with the bytes that were allocated for it.
+  // Calls visit(identity, bytes, shared) for each node, with the bytes that were allocated for it.
   template <typename Visit>
   void ForEachNode(Visit visit) const;
 
@@ -71,6 +73,8 @@ class SegmentList {
   void Clear() noexcept;
 
  private:
+  template <typename Put>
+  void Write(Put put) const;
   bool Exclusive() const;
   void Trim() noexcept;
   void Adopt(Room& room) noexcept;
@@ -118,7 +122,7 @@ void SegmentList::ForEachNode(Visit visit) const {
   bool shared = false;
   for (const Node* node = node_; node != nullptr; node = node->parent) {
     shared = shared || !node->exclusive();
-    visit(node->bytes(), shared);
+    visit(static_cast<const void*>(node), node->bytes(), shared);
   }
 }
 

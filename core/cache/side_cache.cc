@@ -243,6 +243,39 @@ void SideCache::CopyFrom(const SideCache& other) noexcept {
   PlaceWindow();
 }
 
+void SideCache::Restore(Runtime& runtime, Restored& restored) {
+  const uint64_t dim = shape_.head_dim;
+  const uint64_t capacity = WindowCapacity();
+  Window window;
+  if (restored.tokens > 0) {
+    window = Window(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
+    for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
+      uint16_t* const rows = window.rows() + head * capacity * dim;
+      if (pending_ > 0) std::memcpy(rows, window_rows(head, 0), pending_ * dim * sizeof(uint16_t));
+      std::memcpy(rows + pending_ * dim,
+                  restored.rows.data<uint16_t>() + head * restored.tokens * dim,
+                  restored.tokens * dim * sizeof(uint16_t));
+    }
+  }
+  const uint64_t full = restored.segments.size();
+  SegmentList::Room room = segments_.Reserve(full);
+  for (const SegmentRef& segment : restored.segments) sealed_ += segment->piece().tokens;
+  auto next = restored.segments.begin();
+  segments_.Append(room, full, [&next] { return std::move(*next++); });
+  if (restored.page) {
+    page_ = std::move(restored.page);
+    page_piece_ = page_->piece();
+    sealed_ += page_piece_.tokens;
+  }
+  if (window) {
+    window_ = std::move(window);
+    capacity_ = capacity;
+    start_ = 0;
+    pending_ += restored.tokens;
+  }
+  PlaceWindow();
+}
+
 SideStats SideCache::Stats() const {
   SideStats stats;
   stats.tokens = length();
@@ -254,6 +287,7 @@ SideStats SideCache::Stats() const {
     stats.bytes.low_rank += bytes.low_rank;
     stats.bytes.sparse += bytes.sparse;
     stats.bytes.bookkeeping += bytes.bookkeeping;
+    stats.mapped += segment.borrowed();
     if (shared) stats.shared += segment.allocated();
     if (segment.piece().kind == ops::kRows || tokens == 0) return;
     const double error =
@@ -265,7 +299,7 @@ SideStats SideCache::Stats() const {
   segments_.ForEach([&](const Segment& segment, bool shared, bool seen) {
     add(segment, shared, seen ? segment.piece().tokens : 0);
   });
-  segments_.ForEachNode([&](uint64_t bytes, bool shared) {
+  segments_.ForEachNode([&](const void*, uint64_t bytes, bool shared) {
     stats.bytes.bookkeeping += bytes;
     if (shared) stats.shared += bytes;
   });

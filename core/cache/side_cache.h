@@ -30,7 +30,7 @@ namespace kvg {
 struct SideStats {
   uint64_t tokens = 0, sealed_tokens = 0, segments = 0;
   SegmentBytes bytes;
-  uint64_t window_used = 0, window_allocated = 0, shared = 0;
+  uint64_t window_used = 0, window_allocated = 0, shared = 0, mapped = 0;
   double error_tokens = 0;  // sum over compressed segments of relative error * tokens
   double error_worst = 0;
 };
@@ -63,6 +63,15 @@ class SideCache {
     Window window;        // takes the place of the window, unless empty
   };
 
+  // Content that was stored, to be added behind what is held.
+  struct Restored {
+    explicit Restored(std::pmr::memory_resource* resource) : segments(resource) {}
+    std::pmr::vector<SegmentRef> segments;  // full ones
+    SegmentRef page;                        // an open page behind them, or empty
+    Buffer rows;                            // fp16 [kv_heads][tokens][head_dim]
+    uint64_t tokens = 0;                    // in `rows`
+  };
+
   explicit SideCache(std::pmr::memory_resource* resource) : segments_(resource) {}
   SideCache(const SideCache&) = delete;
   SideCache& operator=(const SideCache&) = delete;
@@ -84,11 +93,36 @@ class SideCache {
   // Makes this empty side a copy of `other`, in time and memory that do not depend on its length.
   void CopyFrom(const SideCache& other) noexcept;
 
+  // `restored` has passed all checks of core/format. Throws std::bad_alloc, and then nothing changed.
+  void Restore(Runtime& runtime, Restored& restored);
+
+  // For core/format. Rows of the window: one head's are contiguous; `token` counts from sealed().
+  const SegmentList& segments() const { return segments_; }
+  const Segment* page() const { return page_ ? &*page_ : nullptr; }
+  uint64_t page_tokens() const { return page_ ? page_piece_.tokens : 0; }
+  const uint16_t* window_rows(uint64_t head, uint64_t token) const {
+    return WindowRows(token) + head * capacity_ * shape_.head_dim;
+  }
+  uint64_t window_capacity() const { return WindowCapacity(); }
+  const SideRecipe& recipe() const { return *recipe_; }
+
   uint64_t length() const { return sealed_ + pending_; }
   uint64_t sealed() const { return sealed_; }  // tokens compressed, those of an open page included
   // Good until the next change. Throws std::bad_alloc.
   PieceList Pieces(Memory& memory) const;
   SideStats Stats() const;
+  // Calls visit(identity, bytes) for each allocation that the side keeps alive, shared or not.
+  template <typename Visit>
+  void ForEachHeld(Visit visit) const {
+    segments_.ForEach([&visit](const Segment& segment, bool, bool) {
+      visit(static_cast<const void*>(&segment), segment.allocated());
+    });
+    segments_.ForEachNode([&visit](const void* node, uint64_t bytes, bool) { visit(node, bytes); });
+    if (page_) visit(static_cast<const void*>(&*page_), page_->allocated());
+    if (window_) {
+      visit(static_cast<const void*>(window_.rows()), window_.bytes() + window_.bookkeeping());
+    }
+  }
 
  private:
   uint64_t NextSeal(uint64_t pending, uint64_t room) const;

@@ -131,8 +131,14 @@ Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
   return layout;
 }
 
-Segment::Segment(Memory& memory, Buffer payload, const SegmentForm& form, uint64_t first_token)
-    : memory_(memory), payload_(std::move(payload)), form_(form) {
+// A borrowed payload is never written: only open pages are, and those are not borrowed.
+Segment::Segment(Memory& memory, Buffer payload, const std::byte* borrowed,
+                 std::shared_ptr<const void> keep, const SegmentForm& form, uint64_t first_token)
+    : memory_(memory),
+      payload_(std::move(payload)),
+      keep_(std::move(keep)),
+      base_(borrowed != nullptr ? const_cast<std::byte*>(borrowed) : payload_.data()),
+      form_(form) {
   piece_.kind = form.kind;
   piece_.side = form.spec.side;
   piece_.first_token = first_token;
@@ -143,7 +149,7 @@ Segment::Segment(Memory& memory, Buffer payload, const SegmentForm& form, uint64
 }
 
 void Segment::Bind(const Layout& layout) {
-  std::byte* const base = payload_.data();
+  std::byte* const base = base_;
   const auto bind = [base]<typename T>(const T*& pointer, const Layout::Array& array) {
     pointer = array.bytes == 0 ? nullptr : reinterpret_cast<const T*>(base + array.at);
   };
@@ -176,7 +182,8 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
   const Layout layout = LayoutOf(form);
   Buffer payload(memory, layout.total);
   void* const place = memory.Allocate(sizeof(Segment));
-  auto* const segment = new (place) Segment(memory, std::move(payload), form, first_token);
+  auto* const segment =
+      new (place) Segment(memory, std::move(payload), nullptr, nullptr, form, first_token);
   segment->Bind(layout);
   if (form.kind == ops::kCodes) {
     std::byte* const base = segment->payload_.data();
@@ -191,9 +198,32 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
   return SegmentRef(segment);
 }
 
+SegmentRef Segment::Borrow(Memory& memory, const SegmentForm& form, uint64_t first_token,
+                           const std::byte* payload, std::shared_ptr<const void> keep) {
+  void* const place = memory.Allocate(sizeof(Segment));
+  auto* const segment =
+      new (place) Segment(memory, Buffer(), payload, std::move(keep), form, first_token);
+  segment->Bind(LayoutOf(form));
+  return SegmentRef(segment);
+}
+
+uint64_t Segment::PayloadBytes(const SegmentForm& form) { return LayoutOf(form).total; }
+
+Segment::Arrays Segment::arrays() const {
+  const Layout layout = LayoutOf(form_);
+  Arrays arrays;
+  for (const Layout::Array& array :
+       {layout.rows, layout.codes, layout.scale, layout.minimum, layout.a, layout.b,
+        layout.sparse_value, layout.sparse_dir, layout.sparse_count, layout.sparse_start,
+        layout.codes_head, layout.codes_block, layout.widths}) {
+    if (array.bytes > 0) arrays.emplace_back(array.at, array.bytes);
+  }
+  return arrays;
+}
+
 SegmentRef Segment::Clone(uint64_t tokens) const {
   SegmentRef copy = Create(memory_, form_, piece_.first_token);
-  std::memcpy(copy->payload_.data(), payload_.data(), payload_.size());
+  std::memcpy(copy->base_, base_, payload_.size());
   copy->Grow({tokens, error_sq_, norm_sq_});
   return copy;
 }
@@ -261,14 +291,21 @@ void Segment::Grow(const SealedRun& run) noexcept {
 }
 
 SegmentBytes Segment::Bytes() const {
-  const Layout layout = LayoutOf(form_);
+  SegmentBytes bytes;
+  if (keep_ == nullptr) bytes = PartsOf(form_);
+  bytes.bookkeeping += sizeof(Segment);
+  return bytes;
+}
+
+SegmentBytes Segment::PartsOf(const SegmentForm& form) {
+  const Layout layout = LayoutOf(form);
   SegmentBytes bytes;
   bytes.codes = layout.rows.bytes + layout.codes.bytes;
   bytes.scales = layout.scale.bytes + layout.minimum.bytes;
   bytes.low_rank = layout.a.bytes + layout.b.bytes;
   bytes.sparse = layout.sparse_value.bytes + layout.sparse_dir.bytes + layout.sparse_count.bytes +
                  layout.sparse_start.bytes;
-  bytes.bookkeeping = allocated() - bytes.codes - bytes.scales - bytes.low_rank - bytes.sparse;
+  bytes.bookkeeping = layout.total - bytes.codes - bytes.scales - bytes.low_rank - bytes.sparse;
   return bytes;
 }
 

@@ -9,7 +9,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "core/base/memory.h"
 #include "core/model/plan.h"
@@ -57,6 +59,12 @@ class Segment {
  public:
   // An empty segment with room for form.tokens tokens. Throws std::bad_alloc.
   static SegmentRef Create(Memory& memory, const SegmentForm& form, uint64_t first_token);
+  // One whose payload is there already, in memory that `keep` keeps alive, such as a mapped file; it
+  // is never written. Its tokens count after Grow. Throws std::bad_alloc.
+  static SegmentRef Borrow(Memory& memory, const SegmentForm& form, uint64_t first_token,
+                           const std::byte* payload, std::shared_ptr<const void> keep);
+  static uint64_t PayloadBytes(const SegmentForm& form);
+  static SegmentBytes PartsOf(const SegmentForm& form);  // of a payload; bookkeeping: what is left
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
@@ -72,12 +80,20 @@ class Segment {
   // A copy of the first `tokens` tokens with a reference count of its own. Throws std::bad_alloc.
   SegmentRef Clone(uint64_t tokens) const;
 
+  // The payload as a whole, for whoever stores or restores it, and the arrays in it, in order, as
+  // pairs of offset and length; the bytes between them mean nothing and hold anything.
+  std::byte* payload() const { return base_; }
+  using Arrays = std::vector<std::pair<uint64_t, uint64_t>>;
+  Arrays arrays() const;
+
+  const SegmentForm& form() const { return form_; }
   const ops::Piece& piece() const { return piece_; }
   uint64_t end() const { return piece_.first_token + piece_.tokens; }
   uint64_t room() const { return form_.tokens - piece_.tokens; }
   // False: nobody else sees the segment, and what those did who could is visible.
   bool shared() const { return references_.load(std::memory_order_acquire) > 1; }
   uint64_t allocated() const { return sizeof(Segment) + payload_.size(); }
+  uint64_t borrowed() const { return keep_ == nullptr ? 0 : PayloadBytes(form_); }
   SegmentBytes Bytes() const;
   double error_sq() const { return error_sq_; }
   double norm_sq() const { return norm_sq_; }
@@ -86,13 +102,16 @@ class Segment {
   friend class SegmentRef;
   struct Layout;
 
-  Segment(Memory& memory, Buffer payload, const SegmentForm& form, uint64_t first_token);
+  Segment(Memory& memory, Buffer payload, const std::byte* borrowed,
+          std::shared_ptr<const void> keep, const SegmentForm& form, uint64_t first_token);
   static Layout LayoutOf(const SegmentForm& form);
   void Bind(const Layout& layout);
   void Release() noexcept;
 
   Memory& memory_;
-  const Buffer payload_;
+  const Buffer payload_;                     // empty if borrowed
+  const std::shared_ptr<const void> keep_;  // of a borrowed payload
+  std::byte* const base_;
   const SegmentForm form_;
   std::atomic<uint32_t> references_{1};
   ops::Piece piece_{};

@@ -123,7 +123,38 @@ static void print_structs(void) {
   FIELD(kvg_stats, rel_error_k_worst);
   FIELD(kvg_stats, rel_error_v_mean);
   FIELD(kvg_stats, rel_error_v_worst);
+  FIELD(kvg_stats, bytes_mapped);
   END(kvg_stats);
+
+  STRUCT(kvg_save_desc);
+  FIELD(kvg_save_desc, struct_size);
+  FIELD(kvg_save_desc, first_layer);
+  FIELD(kvg_save_desc, layers);
+  FIELD(kvg_save_desc, no_sync);
+  FIELD(kvg_save_desc, first_token);
+  FIELD(kvg_save_desc, tokens);
+  FIELD(kvg_save_desc, fingerprint);
+  FIELD(kvg_save_desc, fingerprint_bytes);
+  END(kvg_save_desc);
+
+  STRUCT(kvg_load_desc);
+  FIELD(kvg_load_desc, struct_size);
+  FIELD(kvg_load_desc, map);
+  FIELD(kvg_load_desc, trust);
+  FIELD(kvg_load_desc, reserved);
+  FIELD(kvg_load_desc, fingerprint);
+  FIELD(kvg_load_desc, fingerprint_bytes);
+  END(kvg_load_desc);
+
+  STRUCT(kvg_prefix_stats);
+  FIELD(kvg_prefix_stats, struct_size);
+  FIELD(kvg_prefix_stats, reserved);
+  FIELD(kvg_prefix_stats, entries);
+  FIELD(kvg_prefix_stats, bytes);
+  FIELD(kvg_prefix_stats, hits);
+  FIELD(kvg_prefix_stats, misses);
+  FIELD(kvg_prefix_stats, evictions);
+  END(kvg_prefix_stats);
 }
 
 static void print_constants(void) {

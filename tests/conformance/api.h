@@ -49,7 +49,39 @@
   X(kvg_status, cache_fork, (const kvg_cache *, kvg_cache **, kvg_error *))                        \
   X(void, stats_init, (kvg_stats *))                                                               \
   X(kvg_status, cache_stats,                                                                       \
-    (const kvg_cache *, uint32_t, kvg_side, kvg_stats *, kvg_error *))
+    (const kvg_cache *, uint32_t, kvg_side, kvg_stats *, kvg_error *))                             \
+  X(void, save_desc_init, (kvg_save_desc *))                                                       \
+  X(void, load_desc_init, (kvg_load_desc *))                                                       \
+  X(kvg_status, cache_save,                                                                        \
+    (const kvg_cache *, const char *, const kvg_save_desc *, kvg_error *))                         \
+  X(kvg_status, cache_save_buffer,                                                                 \
+    (const kvg_cache *, void *, size_t, size_t *, const kvg_save_desc *, kvg_error *))             \
+  X(kvg_status, cache_save_stream,                                                                 \
+    (const kvg_cache *, kvg_write_fn, void *, const kvg_save_desc *, kvg_error *))                 \
+  X(kvg_status, cache_load,                                                                        \
+    (kvg_runtime *, const kvg_plan *, const char *, const kvg_load_desc *, kvg_cache **,           \
+     kvg_error *))                                                                                 \
+  X(kvg_status, cache_load_buffer,                                                                 \
+    (kvg_runtime *, const kvg_plan *, const void *, size_t, const kvg_load_desc *, kvg_cache **,   \
+     kvg_error *))                                                                                 \
+  X(kvg_status, cache_load_stream,                                                                 \
+    (kvg_runtime *, const kvg_plan *, kvg_read_fn, void *, const kvg_load_desc *, kvg_cache **,    \
+     kvg_error *))                                                                                 \
+  X(kvg_status, cache_extend, (kvg_cache *, const char *, const kvg_load_desc *, kvg_error *))     \
+  X(kvg_status, cache_extend_buffer,                                                               \
+    (kvg_cache *, const void *, size_t, const kvg_load_desc *, kvg_error *))                       \
+  X(kvg_status, cache_extend_stream,                                                               \
+    (kvg_cache *, kvg_read_fn, void *, const kvg_load_desc *, kvg_error *))                        \
+  X(kvg_status, prefix_create, (kvg_runtime *, uint64_t, kvg_prefix **, kvg_error *))              \
+  X(void, prefix_destroy, (kvg_prefix *))                                                          \
+  X(kvg_status, prefix_insert,                                                                     \
+    (kvg_prefix *, const uint32_t *, size_t, const kvg_cache *, kvg_error *))                      \
+  X(kvg_status, prefix_find,                                                                       \
+    (kvg_prefix *, const kvg_plan *, const uint32_t *, size_t, uint64_t *, kvg_cache **,           \
+     kvg_error *))                                                                                 \
+  X(kvg_status, prefix_clear, (kvg_prefix *, kvg_error *))                                         \
+  X(void, prefix_stats_init, (kvg_prefix_stats *))                                                 \
+  X(kvg_status, prefix_read_stats, (const kvg_prefix *, kvg_prefix_stats *, kvg_error *))
 
 #ifdef KVT_DLOPEN
 typedef struct kvt_table {

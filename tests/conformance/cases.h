@@ -11,5 +11,6 @@ void case_append(void);  /* types, strides, every refusal */
 void case_attend(void);  /* against attention in double precision; every refusal */
 void case_content(void); /* read, length, truncate, clear, fork, stats */
 void case_history(void); /* every recipe: what a cache holds does not depend on how it came there */
+void case_saved(void);   /* save, load, extend; prefixes */
 
 #endif /* KVGEAR_TESTS_CONFORMANCE_CASES_H_ */

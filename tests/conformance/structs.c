@@ -75,6 +75,29 @@ static kvg_status take_stats(room *r) {
   return KVG(cache_stats)(rig.cache, 0, KVG_SIDE_BOTH, (kvg_stats *)r->bytes, &kvt_err);
 }
 
+static kvg_status take_save(room *r) {
+  size_t needed;
+  return KVG(cache_save_buffer)(rig.cache, NULL, 0, &needed, (const kvg_save_desc *)r->bytes,
+                                &kvt_err);
+}
+
+static unsigned char saved[8192];
+static size_t saved_size;
+
+static kvg_status take_load(room *r) {
+  kvg_cache *made = NULL;
+  kvg_status status = KVG(cache_load_buffer)(rig.runtime, rig.plan, saved, saved_size,
+                                             (const kvg_load_desc *)r->bytes, &made, &kvt_err);
+  KVG(cache_destroy)(made);
+  return status;
+}
+
+static kvg_prefix *prefix;
+
+static kvg_status take_prefix_stats(room *r) {
+  return KVG(prefix_read_stats)(prefix, (kvg_prefix_stats *)r->bytes, &kvt_err);
+}
+
 static kvg_status take_plan_shape(room *r) {
   return KVG(plan_shape)(rig.plan, (kvg_shape *)r->bytes, &kvt_err);
 }
@@ -145,6 +168,20 @@ static void inputs(void) {
       END(kvg_attend_desc, sliding_window), END(kvg_attend_desc, q_token_stride),
       END(kvg_attend_desc, q_head_stride),  END(kvg_attend_desc, out_token_stride),
       END(kvg_attend_desc, out_head_stride), 0};
+  static const size_t save_ends[] = {
+      END(kvg_save_desc, struct_size), END(kvg_save_desc, first_layer), END(kvg_save_desc, layers),
+      END(kvg_save_desc, no_sync),     END(kvg_save_desc, first_token), END(kvg_save_desc, tokens),
+      END(kvg_save_desc, fingerprint), 0};
+  static const size_t load_ends[] = {
+      END(kvg_load_desc, struct_size), END(kvg_load_desc, map),         END(kvg_load_desc, trust),
+      END(kvg_load_desc, reserved),    END(kvg_load_desc, fingerprint), 0};
+  static const size_t prefix_ends[] = {
+      END(kvg_prefix_stats, struct_size), END(kvg_prefix_stats, reserved),
+      END(kvg_prefix_stats, entries),     END(kvg_prefix_stats, bytes),
+      END(kvg_prefix_stats, hits),        END(kvg_prefix_stats, misses), 0};
+  kvg_save_desc save;
+  kvg_load_desc load;
+  kvg_prefix_stats prefix_stats;
   kvg_runtime_options options;
   kvg_allocator table;
   kvt_heap heap;
@@ -171,6 +208,15 @@ static void inputs(void) {
   CHECK(kvt_length(rig.cache, 0) == before + 1);
   KVG(attend_desc_init)(&attend);
   sizes("kvg_attend_desc", take_attend, &attend, sizeof(attend), attend_ends, 0);
+  KVG(save_desc_init)(&save);
+  sizes("kvg_save_desc", take_save, &save, sizeof(save), save_ends, 0);
+  OK(KVG(cache_save_buffer)(rig.cache, saved, sizeof(saved), &saved_size, NULL, &kvt_err));
+  KVG(load_desc_init)(&load);
+  sizes("kvg_load_desc", take_load, &load, sizeof(load), load_ends, 0);
+  OK(KVG(prefix_create)(rig.runtime, 0, &prefix, &kvt_err));
+  KVG(prefix_stats_init)(&prefix_stats);
+  sizes("kvg_prefix_stats", take_prefix_stats, &prefix_stats, sizeof(prefix_stats), prefix_ends, 0);
+  KVG(prefix_destroy)(prefix);
 }
 
 /* A shorter struct has the defaults of the missing fields, not zeros: dtype is fp16. */
@@ -201,7 +247,8 @@ static void outputs(void) {
       END(kvg_stats, bytes_window_allocated), END(kvg_stats, bytes_bookkeeping),
       END(kvg_stats, bytes_shared),       END(kvg_stats, bytes_fp16),
       END(kvg_stats, bits_per_element),   END(kvg_stats, rel_error_k_mean),
-      END(kvg_stats, rel_error_k_worst),  END(kvg_stats, rel_error_v_mean), 0};
+      END(kvg_stats, rel_error_k_worst),  END(kvg_stats, rel_error_v_mean),
+      END(kvg_stats, rel_error_v_worst),  0};
   kvg_shape shape;
   kvg_stats stats;
   room r;

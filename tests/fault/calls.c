@@ -150,6 +150,36 @@ static kvg_status destroyed(scene *s) {
   return KVG(cache_clear)((kvg_cache *)text, &kvt_err);
 }
 
+static unsigned char saved[1 << 18];
+static size_t saved_size;
+static kvg_status save(scene *s) {
+  return KVG(cache_save_buffer)(s->rig.cache, saved, sizeof(saved), &saved_size, NULL, &kvt_err);
+}
+static kvg_status save_to_file(scene *s) {
+  kvg_save_desc desc;
+  KVG(save_desc_init)(&desc);
+  desc.no_sync = 1;
+  return KVG(cache_save)(s->rig.cache, "kvgear_fault_saved.kvg", &desc, &kvt_err);
+}
+static kvg_status load(scene *s) {
+  return KVG(cache_load_buffer)(s->rig.runtime, s->rig.plan, saved, saved_size, NULL,
+                                (kvg_cache **)&s->made, &kvt_err);
+}
+static kvg_status load_mapped(scene *s) {
+  kvg_load_desc desc;
+  KVG(load_desc_init)(&desc);
+  desc.map = 1;
+  return KVG(cache_load)(s->rig.runtime, s->rig.plan, "kvgear_fault_saved.kvg", &desc,
+                         (kvg_cache **)&s->made, &kvt_err);
+}
+static kvg_status extend_wrong(scene *s) {
+  return KVG(cache_extend_buffer)(s->rig.cache, saved, saved_size, NULL, &kvt_err);
+}
+static kvg_status create_prefix(scene *s) {
+  return KVG(prefix_create)(s->rig.runtime, 0, (kvg_prefix **)&s->made, &kvt_err);
+}
+
+static void end_prefix(void *x) { KVG(prefix_destroy)((kvg_prefix *)x); }
 static void end_cache(void *x) { KVG(cache_destroy)((kvg_cache *)x); }
 static void end_plan(void *x) { KVG(plan_destroy)((kvg_plan *)x); }
 static void end_runtime(void *x) { KVG(runtime_destroy)((kvg_runtime *)x); }
@@ -175,6 +205,11 @@ static const call cache_calls[] = {
     {"clear", clear, KVG_OK, 0, NULL},
     {"fork", fork_cache, KVG_OK, 1, end_cache},
     {"fork a fork", fork_again, KVG_OK, 1, end_cache},
+    {"save", save, KVG_OK, 0, NULL},
+    {"load", load, KVG_OK, 1, end_cache}, /* what was just saved */
+    {"save to a file", save_to_file, KVG_OK, 0, NULL},
+    {"load mapped", load_mapped, KVG_OK, 1, end_cache},
+    {"extend wrongly", extend_wrong, KVG_E_INVALID, 1, NULL},
 };
 
 static const call other_calls[] = {
@@ -195,6 +230,7 @@ static const call other_calls[] = {
     {"describe", describe, KVG_OK, 0, NULL},
     {"recipe of a layer", recipe_of_layer, KVG_OK, 0, NULL},
     {"memory", memory, KVG_OK, 0, NULL},
+    {"create a prefix store", create_prefix, KVG_OK, 0, end_prefix},
     {"set_log", set_log, KVG_OK, 0, NULL},
     {"clear of no cache", destroyed, KVG_E_STATE, 0, NULL},
 };
@@ -299,6 +335,7 @@ static void run(const kvt_fault *fault, const char *recipe, const call *calls, s
       fail_every(fault, &calls[i], recipe, 1);
     }
   }
+  remove("kvgear_fault_saved.kvg");
   CHECK(fault->blocks() == blocks);
   kvt_where("");
 }

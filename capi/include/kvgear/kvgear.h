@@ -4,7 +4,8 @@
  * compressed and computes on the compressed form. This header is all that most hosts need.
  *
  * CONVENTIONS
- *  (1) Names are kvg_<noun>_<verb>. Handles are incomplete structs: kvg_runtime, kvg_plan, kvg_cache.
+ *  (1) Names are kvg_<noun>_<verb>. Handles are incomplete structs: kvg_runtime, kvg_plan, kvg_cache,
+ *      kvg_prefix.
  *  (2) Ownership. A pointer marked KVG_OWN passes ownership to the caller, who ends it with the named
  *      destroy function. All other pointers are borrowed for the duration of the call only.
  *      A cache keeps its plan and runtime alive: handles may be destroyed in any order.
@@ -17,8 +18,8 @@
  *  (4) Threads. A const handle parameter means: safe to call at the same time from any number of
  *      threads. A non-const handle needs exclusive access: no other call on that handle may run.
  *      Different handles are independent, also when one cache was forked from another.
- *      A kvg_runtime or kvg_plan, const or not, may be used by any number of threads at the same
- *      time, by all functions but its destroy function.
+ *      A kvg_runtime, kvg_plan or kvg_prefix, const or not, may be used by any number of threads at
+ *      the same time, by all functions but its destroy function.
  *  (5) NULL. Destroying NULL does nothing, and so does destroying what is no live handle of that
  *      type. Elsewhere a NULL where a pointer is needed is KVG_E_INVALID, and a handle that is
  *      destroyed or of another type is KVG_E_STATE, as far as it can be told (not when a new handle
@@ -425,6 +426,7 @@ typedef struct kvg_stats {
   double rel_error_k_worst;        /**< of the worst segment */
   double rel_error_v_mean;
   double rel_error_v_worst;
+  uint64_t bytes_mapped; /**< segments used in place in a mapped file; in no other number of bytes */
 } kvg_stats;
 
 /** Sets struct_size and zeroes the rest. NULL is ignored. */
@@ -436,6 +438,180 @@ KVG_API void kvg_stats_init(kvg_stats *stats);
  */
 KVG_API kvg_status kvg_cache_stats(const kvg_cache *cache, uint32_t layer, kvg_side side,
                                    kvg_stats *stats, kvg_error *err);
+
+/* -------------------------------------------------------------- saved caches */
+
+/* A saved cache can be given to another process, machine or release: core/format/FORMAT.md says what
+ * its bytes mean. It carries the shape of the model, the recipes and a fingerprint, each of which must
+ * be that of the plan and the caller at loading; and a checksum of each part, which is compared before
+ * the part is used. What is damaged is refused with KVG_E_CORRUPT, what is of another model or recipe
+ * with KVG_E_INVALID, what is of a newer format or another byte order with KVG_E_UNSUPPORTED; reading
+ * and writing that fail give KVG_E_IO. A file of any content may be loaded: nothing in it is trusted. */
+
+/** What is to be saved. */
+typedef struct kvg_save_desc {
+  uint32_t struct_size;
+  uint32_t first_layer;
+  uint32_t layers;          /**< 0 = all from first_layer on */
+  uint32_t no_sync;         /**< files: 1 = do not wait until the disk has it; a loss of power may cost it */
+  uint64_t first_token;     /**< where an exact cut is possible, see kvg_cache_truncate */
+  uint64_t tokens;          /**< 0 = all from first_token on; the end is an exact cut too */
+  const void *fingerprint;  /**< what tells this model from others of its shape; may be NULL */
+  uint64_t fingerprint_bytes; /**< 0 to 256 */
+} kvg_save_desc;
+
+/** Sets struct_size and zeroes the rest: everything is saved. NULL is ignored. */
+KVG_API void kvg_save_desc_init(kvg_save_desc *desc);
+
+/** How a saved cache is to be loaded. */
+typedef struct kvg_load_desc {
+  uint32_t struct_size;
+  uint32_t map;             /**< files: 1 = sealed segments stay in the file, which is mapped read-only.
+                                 It must then neither be changed nor cut while a cache uses it; saving
+                                 under its name again is fine. */
+  uint32_t trust;           /**< with map: 1 = checks tables and windows only and does not read the
+                                 rest. For files that nobody else can have written: a damaged or forged
+                                 one can then make the process fail. */
+  uint32_t reserved;        /**< 0 */
+  const void *fingerprint;  /**< must be the one that was saved */
+  uint64_t fingerprint_bytes; /**< 0 to 256 */
+} kvg_load_desc;
+
+/** Sets struct_size and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_load_desc_init(kvg_load_desc *desc);
+
+/**
+ * Takes bytes of a saved cache.
+ * @return how many were taken, 1 to `bytes`; anything else ends the save with KVG_E_IO
+ */
+typedef int64_t (*kvg_write_fn)(void *user, const void *data, uint64_t bytes);
+
+/**
+ * Gives the next bytes of a saved cache.
+ * @return how many were given, 1 to `bytes`; 0 at the end; below 0 for a failure
+ */
+typedef int64_t (*kvg_read_fn)(void *user, void *data, uint64_t bytes);
+
+/**
+ * Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place
+ * of an older one, as a whole: at any moment `path` is the old one or the new one.
+ * The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.
+ * @param path  terminated, as the system's functions take it
+ * @param desc  may be NULL: everything
+ */
+KVG_API kvg_status kvg_cache_save(const kvg_cache *cache, const char *path,
+                                  const kvg_save_desc *desc, kvg_error *err);
+
+/**
+ * The same into a buffer. KVG_E_BUFFER_TOO_SMALL if it is too short; what it holds then is undefined.
+ * To ask only for the needed length pass data_bytes 0.
+ * @param[out] needed  bytes of the saved cache; may be NULL
+ */
+KVG_API kvg_status kvg_cache_save_buffer(const kvg_cache *cache, void *data, size_t data_bytes,
+                                         size_t *needed, const kvg_save_desc *desc, kvg_error *err);
+
+/** The same through a function, which gets the bytes in order. */
+KVG_API kvg_status kvg_cache_save_stream(const kvg_cache *cache, kvg_write_fn write, void *user,
+                                         const kvg_save_desc *desc, kvg_error *err);
+
+/**
+ * Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same
+ * bits as the saved one, and goes on like it.
+ * Cost: O(tokens); with `map` and `trust` one small step per sealed segment.
+ * @param plan      the plan that the cache was saved with, or one of the same shape and recipes
+ * @param path      terminated, as the system's functions take it
+ * @param desc      may be NULL
+ * @param[out] out  the cache. Destroy with kvg_cache_destroy.
+ */
+KVG_API kvg_status kvg_cache_load(kvg_runtime *runtime, const kvg_plan *plan, const char *path,
+                                  const kvg_load_desc *desc, KVG_OWN kvg_cache **out,
+                                  kvg_error *err);
+
+/** The same from a buffer, which may be longer than the saved cache and is not needed afterwards. */
+KVG_API kvg_status kvg_cache_load_buffer(kvg_runtime *runtime, const kvg_plan *plan,
+                                         const void *data, size_t data_bytes,
+                                         const kvg_load_desc *desc, KVG_OWN kvg_cache **out,
+                                         kvg_error *err);
+
+/** The same through a function; it is not asked for bytes behind the end of the saved cache. */
+KVG_API kvg_status kvg_cache_load_stream(kvg_runtime *runtime, const kvg_plan *plan,
+                                         kvg_read_fn read, void *user, const kvg_load_desc *desc,
+                                         KVG_OWN kvg_cache **out, kvg_error *err);
+
+/**
+ * Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.
+ * Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a
+ * cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
+ */
+KVG_API kvg_status kvg_cache_extend(kvg_cache *cache, const char *path, const kvg_load_desc *desc,
+                                    kvg_error *err);
+
+/** The same from a buffer. */
+KVG_API kvg_status kvg_cache_extend_buffer(kvg_cache *cache, const void *data, size_t data_bytes,
+                                           const kvg_load_desc *desc, kvg_error *err);
+
+/** The same through a function. */
+KVG_API kvg_status kvg_cache_extend_stream(kvg_cache *cache, kvg_read_fn read, void *user,
+                                           const kvg_load_desc *desc, kvg_error *err);
+
+/* ------------------------------------------------------------------ prefixes */
+
+/** Caches of prompts that were seen, by their token ids. Keeps its runtime alive. */
+typedef struct kvg_prefix kvg_prefix;
+
+/**
+ * Creates an empty store.
+ * @param budget    most bytes that it may hold, those that its caches share counted once; 0 = no limit
+ * @param[out] out  the store. Destroy with kvg_prefix_destroy.
+ */
+KVG_API kvg_status kvg_prefix_create(kvg_runtime *runtime, uint64_t budget,
+                                     KVG_OWN kvg_prefix **out, kvg_error *err);
+
+/** Ends the store and the caches in it, not those that it gave away. */
+KVG_API void kvg_prefix_destroy(kvg_prefix *prefix);
+
+/**
+ * Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the
+ * budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache
+ * does not fit by itself.
+ * Cost: O(segments + tokens).
+ * @param tokens    ids of all tokens in every layer of the cache
+ */
+KVG_API kvg_status kvg_prefix_insert(kvg_prefix *prefix, const uint32_t *tokens,
+                                     size_t tokens_count, const kvg_cache *cache, kvg_error *err);
+
+/**
+ * Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it
+ * that holds just that beginning, cut to the nearest length below where an exact cut is possible.
+ * Cost: O(tokens * log(entries)).
+ * @param plan          only caches of this plan are considered
+ * @param[out] matched  tokens that the fork holds; 0 if nothing was found
+ * @param[out] out      the fork, or NULL. Destroy with kvg_cache_destroy.
+ */
+KVG_API kvg_status kvg_prefix_find(kvg_prefix *prefix, const kvg_plan *plan, const uint32_t *tokens,
+                                   size_t tokens_count, uint64_t *matched, KVG_OWN kvg_cache **out,
+                                   kvg_error *err);
+
+/** Drops all stored caches. */
+KVG_API kvg_status kvg_prefix_clear(kvg_prefix *prefix, kvg_error *err);
+
+/** What a prefix store holds and did. */
+typedef struct kvg_prefix_stats {
+  uint32_t struct_size;
+  uint32_t reserved;  /**< 0 */
+  uint64_t entries;   /**< stored caches */
+  uint64_t bytes;     /**< that they hold, with their tokens; what they share counts once */
+  uint64_t hits;      /**< calls of kvg_prefix_find that found something */
+  uint64_t misses;    /**< and that found nothing */
+  uint64_t evictions; /**< caches that made room for others */
+} kvg_prefix_stats;
+
+/** Sets struct_size and zeroes the rest. NULL is ignored. */
+KVG_API void kvg_prefix_stats_init(kvg_prefix_stats *stats);
+
+/** Fills in the statistics. stats->struct_size must be set. */
+KVG_API kvg_status kvg_prefix_read_stats(const kvg_prefix *prefix, kvg_prefix_stats *stats,
+                                         kvg_error *err);
 
 #ifdef __cplusplus
 }

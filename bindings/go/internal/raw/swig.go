@@ -58,40 +58,66 @@ typedef long long swig_type_26;
 typedef long long swig_type_27;
 typedef long long swig_type_28;
 typedef long long swig_type_29;
-extern void _wrap_Swig_free_raw_76ce1cb5869fc5e3(uintptr_t arg1);
-extern uintptr_t _wrap_Swig_malloc_raw_76ce1cb5869fc5e3(swig_intgo arg1);
-extern int _wrap_KvgAbiVersion_raw_76ce1cb5869fc5e3(void);
-extern int _wrap_KvgAbiMin_raw_76ce1cb5869fc5e3(void);
-extern swig_voidp _wrap_KvgVersionString_raw_76ce1cb5869fc5e3(void);
-extern swig_voidp _wrap_KvgStatusString_raw_76ce1cb5869fc5e3(int arg1);
-extern void _wrap_KvgAllocatorInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern void _wrap_KvgRuntimeOptionsInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_1 _wrap_KvgRuntimeCreate_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_voidp arg2);
-extern void _wrap_KvgRuntimeDestroy_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_2 _wrap_KvgRuntimeDescribe_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_type_3 arg2, swig_voidp arg3);
-extern swig_type_4 _wrap_KvgRuntimeMemory_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_voidp arg2);
-extern int _wrap_KvgRecipeCount_raw_76ce1cb5869fc5e3(void);
-extern swig_voidp _wrap_KvgRecipeName_raw_76ce1cb5869fc5e3(int arg1);
-extern swig_voidp _wrap_KvgRecipeSummary_raw_76ce1cb5869fc5e3(int arg1);
-extern swig_type_5 _wrap_KvgRecipeCanonical_raw_76ce1cb5869fc5e3(swig_type_6 arg1, swig_type_7 arg2, swig_voidp arg3);
-extern void _wrap_KvgShapeInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_8 _wrap_KvgPlanCreate_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_type_9 arg2, swig_voidp arg3);
-extern void _wrap_KvgPlanDestroy_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_10 _wrap_KvgPlanShape_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_voidp arg2);
-extern swig_type_11 _wrap_KvgPlanRecipe_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, swig_type_12 arg3, swig_voidp arg4);
-extern swig_type_13 _wrap_KvgCacheCreate_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_voidp arg2, swig_voidp arg3);
-extern void _wrap_KvgCacheDestroy_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern void _wrap_KvgAppendDescInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_14 _wrap_KvgCacheAppend_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, swig_type_15 arg3, swig_type_16 arg4, swig_voidp arg5);
-extern void _wrap_KvgAttendDescInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_17 _wrap_KvgCacheAttend_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, swig_type_18 arg3, swig_type_19 arg4, swig_voidp arg5);
-extern swig_type_20 _wrap_KvgCacheRead_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, int arg3, swig_type_21 arg4, swig_type_22 arg5, int arg6, swig_type_23 arg7);
-extern swig_type_24 _wrap_KvgCacheLength_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, swig_voidp arg3);
-extern swig_type_25 _wrap_KvgCacheTruncate_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, swig_type_26 arg3);
-extern swig_type_27 _wrap_KvgCacheClear_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_28 _wrap_KvgCacheFork_raw_76ce1cb5869fc5e3(swig_voidp arg1, swig_voidp arg2);
-extern void _wrap_KvgStatsInit_raw_76ce1cb5869fc5e3(swig_voidp arg1);
-extern swig_type_29 _wrap_KvgCacheStats_raw_76ce1cb5869fc5e3(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4);
+typedef long long swig_type_30;
+typedef _gostring_ swig_type_31;
+typedef long long swig_type_32;
+typedef _gostring_ swig_type_33;
+typedef long long swig_type_34;
+typedef _goslice_ swig_type_35;
+typedef long long swig_type_36;
+typedef _gostring_ swig_type_37;
+typedef long long swig_type_38;
+typedef _goslice_ swig_type_39;
+typedef long long swig_type_40;
+typedef long long swig_type_41;
+typedef long long swig_type_42;
+typedef long long swig_type_43;
+extern void _wrap_Swig_free_raw_2bd8b60373cadc94(uintptr_t arg1);
+extern uintptr_t _wrap_Swig_malloc_raw_2bd8b60373cadc94(swig_intgo arg1);
+extern int _wrap_KvgAbiVersion_raw_2bd8b60373cadc94(void);
+extern int _wrap_KvgAbiMin_raw_2bd8b60373cadc94(void);
+extern swig_voidp _wrap_KvgVersionString_raw_2bd8b60373cadc94(void);
+extern swig_voidp _wrap_KvgStatusString_raw_2bd8b60373cadc94(int arg1);
+extern void _wrap_KvgAllocatorInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern void _wrap_KvgRuntimeOptionsInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_1 _wrap_KvgRuntimeCreate_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2);
+extern void _wrap_KvgRuntimeDestroy_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_2 _wrap_KvgRuntimeDescribe_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_3 arg2, swig_voidp arg3);
+extern swig_type_4 _wrap_KvgRuntimeMemory_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2);
+extern int _wrap_KvgRecipeCount_raw_2bd8b60373cadc94(void);
+extern swig_voidp _wrap_KvgRecipeName_raw_2bd8b60373cadc94(int arg1);
+extern swig_voidp _wrap_KvgRecipeSummary_raw_2bd8b60373cadc94(int arg1);
+extern swig_type_5 _wrap_KvgRecipeCanonical_raw_2bd8b60373cadc94(swig_type_6 arg1, swig_type_7 arg2, swig_voidp arg3);
+extern void _wrap_KvgShapeInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_8 _wrap_KvgPlanCreate_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_9 arg2, swig_voidp arg3);
+extern void _wrap_KvgPlanDestroy_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_10 _wrap_KvgPlanShape_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2);
+extern swig_type_11 _wrap_KvgPlanRecipe_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, swig_type_12 arg3, swig_voidp arg4);
+extern swig_type_13 _wrap_KvgCacheCreate_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2, swig_voidp arg3);
+extern void _wrap_KvgCacheDestroy_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern void _wrap_KvgAppendDescInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_14 _wrap_KvgCacheAppend_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, swig_type_15 arg3, swig_type_16 arg4, swig_voidp arg5);
+extern void _wrap_KvgAttendDescInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_17 _wrap_KvgCacheAttend_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, swig_type_18 arg3, swig_type_19 arg4, swig_voidp arg5);
+extern swig_type_20 _wrap_KvgCacheRead_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, int arg3, swig_type_21 arg4, swig_type_22 arg5, int arg6, swig_type_23 arg7);
+extern swig_type_24 _wrap_KvgCacheLength_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, swig_voidp arg3);
+extern swig_type_25 _wrap_KvgCacheTruncate_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, swig_type_26 arg3);
+extern swig_type_27 _wrap_KvgCacheClear_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_28 _wrap_KvgCacheFork_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2);
+extern void _wrap_KvgStatsInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_29 _wrap_KvgCacheStats_raw_2bd8b60373cadc94(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4);
+extern void _wrap_KvgSaveDescInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern void _wrap_KvgLoadDescInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_30 _wrap_KvgCacheSave_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_31 arg2, swig_voidp arg3);
+extern swig_type_32 _wrap_KvgCacheLoad_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2, swig_type_33 arg3, swig_voidp arg4, swig_voidp arg5);
+extern swig_type_34 _wrap_KvgCacheLoadBuffer_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2, swig_type_35 arg3, swig_voidp arg4, swig_voidp arg5);
+extern swig_type_36 _wrap_KvgCacheExtend_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_37 arg2, swig_voidp arg3);
+extern swig_type_38 _wrap_KvgCacheExtendBuffer_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_39 arg2, swig_voidp arg3);
+extern swig_type_40 _wrap_KvgPrefixCreate_raw_2bd8b60373cadc94(swig_voidp arg1, swig_type_41 arg2, swig_voidp arg3);
+extern void _wrap_KvgPrefixDestroy_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_42 _wrap_KvgPrefixClear_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern void _wrap_KvgPrefixStatsInit_raw_2bd8b60373cadc94(swig_voidp arg1);
+extern swig_type_43 _wrap_KvgPrefixReadStats_raw_2bd8b60373cadc94(swig_voidp arg1, swig_voidp arg2);
 #undef intgo
 */
 import "C"
@@ -119,31 +145,31 @@ type _ sync.Mutex
 
 func Swig_free(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_Swig_free_raw_76ce1cb5869fc5e3(C.uintptr_t(_swig_i_0))
+	C._wrap_Swig_free_raw_2bd8b60373cadc94(C.uintptr_t(_swig_i_0))
 }
 
 func Swig_malloc(arg1 int) (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_76ce1cb5869fc5e3(C.swig_intgo(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_2bd8b60373cadc94(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
 func KvgAbiVersion() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgAbiVersion_raw_76ce1cb5869fc5e3())
+	swig_r = (uint32)(C._wrap_KvgAbiVersion_raw_2bd8b60373cadc94())
 	return swig_r
 }
 
 func KvgAbiMin() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgAbiMin_raw_76ce1cb5869fc5e3())
+	swig_r = (uint32)(C._wrap_KvgAbiMin_raw_2bd8b60373cadc94())
 	return swig_r
 }
 
 func KvgVersionString() (_swig_ret string) {
 	var swig_r *byte
-	swig_r = (*byte)(C._wrap_KvgVersionString_raw_76ce1cb5869fc5e3())
+	swig_r = (*byte)(C._wrap_KvgVersionString_raw_2bd8b60373cadc94())
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -152,7 +178,7 @@ func KvgVersionString() (_swig_ret string) {
 func KvgStatusString(arg1 int32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgStatusString_raw_76ce1cb5869fc5e3(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgStatusString_raw_2bd8b60373cadc94(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -160,19 +186,19 @@ func KvgStatusString(arg1 int32) (_swig_ret string) {
 
 func KvgAllocatorInit(arg1 *kvg_allocator) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAllocatorInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAllocatorInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeOptionsInit(arg1 *kvg_runtime_options) {
 	_swig_i_0 := arg1
-	C._wrap_KvgRuntimeOptionsInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgRuntimeOptionsInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeCreate(arg1 *kvg_runtime_options, arg2 **kvg_runtime) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgRuntimeCreate_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeCreate_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -180,7 +206,7 @@ func KvgRuntimeCreate(arg1 *kvg_runtime_options, arg2 **kvg_runtime) (_swig_ret 
 
 func KvgRuntimeDestroy(arg1 *kvg_runtime) {
 	_swig_i_0 := arg1
-	C._wrap_KvgRuntimeDestroy_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgRuntimeDestroy_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeDescribe(arg1 *kvg_runtime, arg2 []byte, arg3 *uint64) (_swig_ret error) {
@@ -188,7 +214,7 @@ func KvgRuntimeDescribe(arg1 *kvg_runtime, arg2 []byte, arg3 *uint64) (_swig_ret
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgRuntimeDescribe_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), *(*C.swig_type_3)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeDescribe_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), *(*C.swig_type_3)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -201,7 +227,7 @@ func KvgRuntimeMemory(arg1 *kvg_runtime, arg2 *uint64_t) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgRuntimeMemory_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeMemory_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -209,14 +235,14 @@ func KvgRuntimeMemory(arg1 *kvg_runtime, arg2 *uint64_t) (_swig_ret error) {
 
 func KvgRecipeCount() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgRecipeCount_raw_76ce1cb5869fc5e3())
+	swig_r = (uint32)(C._wrap_KvgRecipeCount_raw_2bd8b60373cadc94())
 	return swig_r
 }
 
 func KvgRecipeName(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgRecipeName_raw_76ce1cb5869fc5e3(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgRecipeName_raw_2bd8b60373cadc94(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -225,7 +251,7 @@ func KvgRecipeName(arg1 uint32) (_swig_ret string) {
 func KvgRecipeSummary(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgRecipeSummary_raw_76ce1cb5869fc5e3(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgRecipeSummary_raw_2bd8b60373cadc94(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -236,7 +262,7 @@ func KvgRecipeCanonical(arg1 string, arg2 []byte, arg3 *uint64) (_swig_ret error
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgRecipeCanonical_raw_76ce1cb5869fc5e3(*(*C.swig_type_6)(unsafe.Pointer(&_swig_i_0)), *(*C.swig_type_7)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgRecipeCanonical_raw_2bd8b60373cadc94(*(*C.swig_type_6)(unsafe.Pointer(&_swig_i_0)), *(*C.swig_type_7)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg1
 	}
@@ -250,7 +276,7 @@ func KvgRecipeCanonical(arg1 string, arg2 []byte, arg3 *uint64) (_swig_ret error
 
 func KvgShapeInit(arg1 *kvg_shape) {
 	_swig_i_0 := arg1
-	C._wrap_KvgShapeInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgShapeInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPlanCreate(arg1 *kvg_shape, arg2 string, arg3 **kvg_plan) (_swig_ret error) {
@@ -258,7 +284,7 @@ func KvgPlanCreate(arg1 *kvg_shape, arg2 string, arg3 **kvg_plan) (_swig_ret err
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgPlanCreate_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), *(*C.swig_type_9)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgPlanCreate_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), *(*C.swig_type_9)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -269,14 +295,14 @@ func KvgPlanCreate(arg1 *kvg_shape, arg2 string, arg3 **kvg_plan) (_swig_ret err
 
 func KvgPlanDestroy(arg1 *kvg_plan) {
 	_swig_i_0 := arg1
-	C._wrap_KvgPlanDestroy_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgPlanDestroy_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPlanShape(arg1 *kvg_plan, arg2 *kvg_shape) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgPlanShape_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgPlanShape_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -288,7 +314,7 @@ func KvgPlanRecipe(arg1 *kvg_plan, arg2 uint32, arg3 []byte, arg4 *uint64) (_swi
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgPlanRecipe_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_12)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgPlanRecipe_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_12)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -302,7 +328,7 @@ func KvgCacheCreate(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 **kvg_cache) (_swig_
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheCreate_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheCreate_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -310,12 +336,12 @@ func KvgCacheCreate(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 **kvg_cache) (_swig_
 
 func KvgCacheDestroy(arg1 *kvg_cache) {
 	_swig_i_0 := arg1
-	C._wrap_KvgCacheDestroy_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgCacheDestroy_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgAppendDescInit(arg1 *kvg_append_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAppendDescInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAppendDescInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5 *kvg_append_desc) (_swig_ret error) {
@@ -325,7 +351,7 @@ func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAppend_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_15)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_16)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAppend_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_15)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_16)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -339,7 +365,7 @@ func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 
 func KvgAttendDescInit(arg1 *kvg_attend_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAttendDescInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAttendDescInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheAttend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5 *kvg_attend_desc) (_swig_ret error) {
@@ -349,7 +375,7 @@ func KvgCacheAttend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAttend_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_18)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_19)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAttend_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_18)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_19)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -370,7 +396,7 @@ func KvgCacheRead(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 uint64, arg5 u
 	_swig_i_4 := arg5
 	_swig_i_5 := arg6
 	_swig_i_6 := arg7
-	swig_r = (uint64)(C._wrap_KvgCacheRead_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_21(_swig_i_3), C.swig_type_22(_swig_i_4), C.int(_swig_i_5), *(*C.swig_type_23)(unsafe.Pointer(&_swig_i_6))))
+	swig_r = (uint64)(C._wrap_KvgCacheRead_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_21(_swig_i_3), C.swig_type_22(_swig_i_4), C.int(_swig_i_5), *(*C.swig_type_23)(unsafe.Pointer(&_swig_i_6))))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg7
 	}
@@ -384,7 +410,7 @@ func KvgCacheLength(arg1 *kvg_cache, arg2 uint32, arg3 *uint64_t) (_swig_ret err
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheLength_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheLength_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -395,7 +421,7 @@ func KvgCacheTruncate(arg1 *kvg_cache, arg2 uint32, arg3 uint64) (_swig_ret erro
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheTruncate_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_type_26(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheTruncate_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_type_26(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -404,7 +430,7 @@ func KvgCacheTruncate(arg1 *kvg_cache, arg2 uint32, arg3 uint64) (_swig_ret erro
 func KvgCacheClear(arg1 *kvg_cache) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
-	swig_r = (uint64)(C._wrap_KvgCacheClear_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0)))
+	swig_r = (uint64)(C._wrap_KvgCacheClear_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -414,7 +440,7 @@ func KvgCacheFork(arg1 *kvg_cache, arg2 **kvg_cache) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgCacheFork_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgCacheFork_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -422,7 +448,7 @@ func KvgCacheFork(arg1 *kvg_cache, arg2 **kvg_cache) (_swig_ret error) {
 
 func KvgStatsInit(arg1 *kvg_stats) {
 	_swig_i_0 := arg1
-	C._wrap_KvgStatsInit_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgStatsInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheStats(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 *kvg_stats) (_swig_ret error) {
@@ -431,7 +457,131 @@ func KvgCacheStats(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 *kvg_stats) (
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheStats_raw_76ce1cb5869fc5e3(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheStats_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3)))
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgSaveDescInit(arg1 *kvg_save_desc) {
+	_swig_i_0 := arg1
+	C._wrap_KvgSaveDescInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
+}
+
+func KvgLoadDescInit(arg1 *kvg_load_desc) {
+	_swig_i_0 := arg1
+	C._wrap_KvgLoadDescInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
+}
+
+func KvgCacheSave(arg1 *kvg_cache, arg2 string, arg3 *kvg_save_desc) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	swig_r = (uint64)(C._wrap_KvgCacheSave_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), *(*C.swig_type_31)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg2
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgCacheLoad(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 string, arg4 *kvg_load_desc, arg5 **kvg_cache) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	_swig_i_3 := arg4
+	_swig_i_4 := arg5
+	swig_r = (uint64)(C._wrap_KvgCacheLoad_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_33)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg3
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgCacheLoadBuffer(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 []byte, arg4 *kvg_load_desc, arg5 **kvg_cache) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	_swig_i_3 := arg4
+	_swig_i_4 := arg5
+	swig_r = (uint64)(C._wrap_KvgCacheLoadBuffer_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_35)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg3
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgCacheExtend(arg1 *kvg_cache, arg2 string, arg3 *kvg_load_desc) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	swig_r = (uint64)(C._wrap_KvgCacheExtend_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), *(*C.swig_type_37)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg2
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgCacheExtendBuffer(arg1 *kvg_cache, arg2 []byte, arg3 *kvg_load_desc) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	swig_r = (uint64)(C._wrap_KvgCacheExtendBuffer_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), *(*C.swig_type_39)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg2
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgPrefixCreate(arg1 *kvg_runtime, arg2 uint64, arg3 **kvg_prefix) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	swig_r = (uint64)(C._wrap_KvgPrefixCreate_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_type_41(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgPrefixDestroy(arg1 *kvg_prefix) {
+	_swig_i_0 := arg1
+	C._wrap_KvgPrefixDestroy_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
+}
+
+func KvgPrefixClear(arg1 *kvg_prefix) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	swig_r = (uint64)(C._wrap_KvgPrefixClear_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0)))
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgPrefixStatsInit(arg1 *kvg_prefix_stats) {
+	_swig_i_0 := arg1
+	C._wrap_KvgPrefixStatsInit_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0))
+}
+
+func KvgPrefixReadStats(arg1 *kvg_prefix, arg2 *kvg_prefix_stats) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	swig_r = (uint64)(C._wrap_KvgPrefixReadStats_raw_2bd8b60373cadc94(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1

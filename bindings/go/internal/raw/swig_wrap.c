@@ -201,7 +201,7 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_76ce1cb5869fc5e3(void *_swig_go_0) {
+void _wrap_Swig_free_raw_2bd8b60373cadc94(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -211,7 +211,7 @@ void _wrap_Swig_free_raw_76ce1cb5869fc5e3(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_76ce1cb5869fc5e3(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_2bd8b60373cadc94(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -224,7 +224,7 @@ void *_wrap_Swig_malloc_raw_76ce1cb5869fc5e3(intgo _swig_go_0) {
 }
 
 
-int _wrap_KvgAbiVersion_raw_76ce1cb5869fc5e3() {
+int _wrap_KvgAbiVersion_raw_2bd8b60373cadc94() {
   uint32_t result;
   int _swig_go_result;
   
@@ -235,7 +235,7 @@ int _wrap_KvgAbiVersion_raw_76ce1cb5869fc5e3() {
 }
 
 
-int _wrap_KvgAbiMin_raw_76ce1cb5869fc5e3() {
+int _wrap_KvgAbiMin_raw_2bd8b60373cadc94() {
   uint32_t result;
   int _swig_go_result;
   
@@ -246,7 +246,7 @@ int _wrap_KvgAbiMin_raw_76ce1cb5869fc5e3() {
 }
 
 
-char *_wrap_KvgVersionString_raw_76ce1cb5869fc5e3() {
+char *_wrap_KvgVersionString_raw_2bd8b60373cadc94() {
   char *result = 0 ;
   char *_swig_go_result;
   
@@ -257,7 +257,7 @@ char *_wrap_KvgVersionString_raw_76ce1cb5869fc5e3() {
 }
 
 
-char *_wrap_KvgStatusString_raw_76ce1cb5869fc5e3(int _swig_go_0) {
+char *_wrap_KvgStatusString_raw_2bd8b60373cadc94(int _swig_go_0) {
   kvg_status arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -270,7 +270,7 @@ char *_wrap_KvgStatusString_raw_76ce1cb5869fc5e3(int _swig_go_0) {
 }
 
 
-void _wrap_KvgAllocatorInit_raw_76ce1cb5869fc5e3(kvg_allocator *_swig_go_0) {
+void _wrap_KvgAllocatorInit_raw_2bd8b60373cadc94(kvg_allocator *_swig_go_0) {
   kvg_allocator *arg1 = (kvg_allocator *) 0 ;
   
   arg1 = (kvg_allocator *)_swig_go_0;
@@ -280,7 +280,7 @@ void _wrap_KvgAllocatorInit_raw_76ce1cb5869fc5e3(kvg_allocator *_swig_go_0) {
 }
 
 
-void _wrap_KvgRuntimeOptionsInit_raw_76ce1cb5869fc5e3(kvg_runtime_options *_swig_go_0) {
+void _wrap_KvgRuntimeOptionsInit_raw_2bd8b60373cadc94(kvg_runtime_options *_swig_go_0) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   
   arg1 = (kvg_runtime_options *)_swig_go_0;
@@ -290,7 +290,7 @@ void _wrap_KvgRuntimeOptionsInit_raw_76ce1cb5869fc5e3(kvg_runtime_options *_swig
 }
 
 
-long long _wrap_KvgRuntimeCreate_raw_76ce1cb5869fc5e3(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
+long long _wrap_KvgRuntimeCreate_raw_2bd8b60373cadc94(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   kvg_runtime **arg2 = (kvg_runtime **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -309,7 +309,7 @@ long long _wrap_KvgRuntimeCreate_raw_76ce1cb5869fc5e3(kvg_runtime_options *_swig
 }
 
 
-void _wrap_KvgRuntimeDestroy_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0) {
+void _wrap_KvgRuntimeDestroy_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   
   arg1 = (kvg_runtime *)_swig_go_0;
@@ -319,7 +319,7 @@ void _wrap_KvgRuntimeDestroy_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0) {
 }
 
 
-long long _wrap_KvgRuntimeDescribe_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRuntimeDescribe_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -341,7 +341,7 @@ long long _wrap_KvgRuntimeDescribe_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgRuntimeMemory_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
+long long _wrap_KvgRuntimeMemory_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t *arg2 = (uint64_t *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -360,7 +360,7 @@ long long _wrap_KvgRuntimeMemory_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0, u
 }
 
 
-int _wrap_KvgRecipeCount_raw_76ce1cb5869fc5e3() {
+int _wrap_KvgRecipeCount_raw_2bd8b60373cadc94() {
   uint32_t result;
   int _swig_go_result;
   
@@ -371,7 +371,7 @@ int _wrap_KvgRecipeCount_raw_76ce1cb5869fc5e3() {
 }
 
 
-char *_wrap_KvgRecipeName_raw_76ce1cb5869fc5e3(int _swig_go_0) {
+char *_wrap_KvgRecipeName_raw_2bd8b60373cadc94(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -384,7 +384,7 @@ char *_wrap_KvgRecipeName_raw_76ce1cb5869fc5e3(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgRecipeSummary_raw_76ce1cb5869fc5e3(int _swig_go_0) {
+char *_wrap_KvgRecipeSummary_raw_2bd8b60373cadc94(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -397,7 +397,7 @@ char *_wrap_KvgRecipeSummary_raw_76ce1cb5869fc5e3(int _swig_go_0) {
 }
 
 
-long long _wrap_KvgRecipeCanonical_raw_76ce1cb5869fc5e3(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRecipeCanonical_raw_2bd8b60373cadc94(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   char *arg1 = (char *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -420,7 +420,7 @@ long long _wrap_KvgRecipeCanonical_raw_76ce1cb5869fc5e3(_gostring_ _swig_go_0, _
 }
 
 
-void _wrap_KvgShapeInit_raw_76ce1cb5869fc5e3(kvg_shape *_swig_go_0) {
+void _wrap_KvgShapeInit_raw_2bd8b60373cadc94(kvg_shape *_swig_go_0) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   
   arg1 = (kvg_shape *)_swig_go_0;
@@ -430,7 +430,7 @@ void _wrap_KvgShapeInit_raw_76ce1cb5869fc5e3(kvg_shape *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanCreate_raw_76ce1cb5869fc5e3(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
+long long _wrap_KvgPlanCreate_raw_2bd8b60373cadc94(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_plan **arg3 = (kvg_plan **) 0 ;
@@ -452,7 +452,7 @@ long long _wrap_KvgPlanCreate_raw_76ce1cb5869fc5e3(kvg_shape *_swig_go_0, _gostr
 }
 
 
-void _wrap_KvgPlanDestroy_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0) {
+void _wrap_KvgPlanDestroy_raw_2bd8b60373cadc94(kvg_plan *_swig_go_0) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   
   arg1 = (kvg_plan *)_swig_go_0;
@@ -462,7 +462,7 @@ void _wrap_KvgPlanDestroy_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanShape_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
+long long _wrap_KvgPlanShape_raw_2bd8b60373cadc94(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   kvg_shape *arg2 = (kvg_shape *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -481,7 +481,7 @@ long long _wrap_KvgPlanShape_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0, kvg_shap
 }
 
 
-long long _wrap_KvgPlanRecipe_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgPlanRecipe_raw_2bd8b60373cadc94(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   uint32_t arg2 ;
   char *arg3 = (char *) 0 ;
@@ -505,7 +505,7 @@ long long _wrap_KvgPlanRecipe_raw_76ce1cb5869fc5e3(kvg_plan *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheCreate_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
+long long _wrap_KvgCacheCreate_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   kvg_cache **arg3 = (kvg_cache **) 0 ;
@@ -526,7 +526,7 @@ long long _wrap_KvgCacheCreate_raw_76ce1cb5869fc5e3(kvg_runtime *_swig_go_0, kvg
 }
 
 
-void _wrap_KvgCacheDestroy_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0) {
+void _wrap_KvgCacheDestroy_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   
   arg1 = (kvg_cache *)_swig_go_0;
@@ -536,7 +536,7 @@ void _wrap_KvgCacheDestroy_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0) {
 }
 
 
-void _wrap_KvgAppendDescInit_raw_76ce1cb5869fc5e3(kvg_append_desc *_swig_go_0) {
+void _wrap_KvgAppendDescInit_raw_2bd8b60373cadc94(kvg_append_desc *_swig_go_0) {
   kvg_append_desc *arg1 = (kvg_append_desc *) 0 ;
   
   arg1 = (kvg_append_desc *)_swig_go_0;
@@ -546,7 +546,7 @@ void _wrap_KvgAppendDescInit_raw_76ce1cb5869fc5e3(kvg_append_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAppend_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
+long long _wrap_KvgCacheAppend_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -573,7 +573,7 @@ long long _wrap_KvgCacheAppend_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _
 }
 
 
-void _wrap_KvgAttendDescInit_raw_76ce1cb5869fc5e3(kvg_attend_desc *_swig_go_0) {
+void _wrap_KvgAttendDescInit_raw_2bd8b60373cadc94(kvg_attend_desc *_swig_go_0) {
   kvg_attend_desc *arg1 = (kvg_attend_desc *) 0 ;
   
   arg1 = (kvg_attend_desc *)_swig_go_0;
@@ -583,7 +583,7 @@ void _wrap_KvgAttendDescInit_raw_76ce1cb5869fc5e3(kvg_attend_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAttend_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttend_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -610,7 +610,7 @@ long long _wrap_KvgCacheAttend_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheRead_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
+long long _wrap_KvgCacheRead_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -640,7 +640,7 @@ long long _wrap_KvgCacheRead_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheLength_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheLength_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -661,7 +661,7 @@ long long _wrap_KvgCacheLength_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheTruncate_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
+long long _wrap_KvgCacheTruncate_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t arg3 ;
@@ -682,7 +682,7 @@ long long _wrap_KvgCacheTruncate_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheClear_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0) {
+long long _wrap_KvgCacheClear_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -699,7 +699,7 @@ long long _wrap_KvgCacheClear_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheFork_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
+long long _wrap_KvgCacheFork_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_cache **arg2 = (kvg_cache **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -718,7 +718,7 @@ long long _wrap_KvgCacheFork_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, kvg_cac
 }
 
 
-void _wrap_KvgStatsInit_raw_76ce1cb5869fc5e3(kvg_stats *_swig_go_0) {
+void _wrap_KvgStatsInit_raw_2bd8b60373cadc94(kvg_stats *_swig_go_0) {
   kvg_stats *arg1 = (kvg_stats *) 0 ;
   
   arg1 = (kvg_stats *)_swig_go_0;
@@ -728,7 +728,7 @@ void _wrap_KvgStatsInit_raw_76ce1cb5869fc5e3(kvg_stats *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheStats_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
+long long _wrap_KvgCacheStats_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -747,6 +747,221 @@ long long _wrap_KvgCacheStats_raw_76ce1cb5869fc5e3(kvg_cache *_swig_go_0, int _s
   result = (kvg_status)kvg_cache_stats((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5);
   _swig_go_result = 0;
   if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg5);
+  return _swig_go_result;
+}
+
+
+void _wrap_KvgSaveDescInit_raw_2bd8b60373cadc94(kvg_save_desc *_swig_go_0) {
+  kvg_save_desc *arg1 = (kvg_save_desc *) 0 ;
+  
+  arg1 = (kvg_save_desc *)_swig_go_0;
+  
+  kvg_save_desc_init(arg1);
+  
+}
+
+
+void _wrap_KvgLoadDescInit_raw_2bd8b60373cadc94(kvg_load_desc *_swig_go_0) {
+  kvg_load_desc *arg1 = (kvg_load_desc *) 0 ;
+  
+  arg1 = (kvg_load_desc *)_swig_go_0;
+  
+  kvg_load_desc_init(arg1);
+  
+}
+
+
+long long _wrap_KvgCacheSave_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  char *arg2 = (char *) 0 ;
+  kvg_save_desc *arg3 = (kvg_save_desc *) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  kvg_error detail4 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg4 = &detail4;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = _swig_go_1.p;
+  arg3 = (kvg_save_desc *)_swig_go_2;
+  
+  result = (kvg_status)kvg_cache_save((struct kvg_cache const *)arg1,(char const *)arg2,(struct kvg_save_desc const *)arg3,arg4);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg4);
+  
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheLoad_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  char *arg3 = (char *) 0 ;
+  kvg_load_desc *arg4 = (kvg_load_desc *) 0 ;
+  kvg_cache **arg5 = (kvg_cache **) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_runtime *)_swig_go_0;
+  arg2 = (kvg_plan *)_swig_go_1;
+  arg3 = _swig_go_2.p;
+  arg4 = (kvg_load_desc *)_swig_go_3;
+  arg5 = (kvg_cache **)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_load(arg1,(struct kvg_plan const *)arg2,(char const *)arg3,(struct kvg_load_desc const *)arg4,arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
+  
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheLoadBuffer_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  kvg_load_desc *arg5 = (kvg_load_desc *) 0 ;
+  kvg_cache **arg6 = (kvg_cache **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg7 = &detail7;
+  arg1 = (kvg_runtime *)_swig_go_0;
+  arg2 = (kvg_plan *)_swig_go_1;
+  arg3 = _swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (kvg_load_desc *)_swig_go_3;
+  arg6 = (kvg_cache **)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_load_buffer(arg1,(struct kvg_plan const *)arg2,(void const *)arg3,arg4,(struct kvg_load_desc const *)arg5,arg6,arg7);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg7);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheExtend_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  char *arg2 = (char *) 0 ;
+  kvg_load_desc *arg3 = (kvg_load_desc *) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  kvg_error detail4 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg4 = &detail4;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = _swig_go_1.p;
+  arg3 = (kvg_load_desc *)_swig_go_2;
+  
+  result = (kvg_status)kvg_cache_extend(arg1,(char const *)arg2,(struct kvg_load_desc const *)arg3,arg4);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg4);
+  
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheExtendBuffer_raw_2bd8b60373cadc94(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  void *arg2 = (void *) 0 ;
+  size_t arg3 ;
+  kvg_load_desc *arg4 = (kvg_load_desc *) 0 ;
+  kvg_error *arg5 = (kvg_error *) 0 ;
+  kvg_error detail5 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg5 = &detail5;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = _swig_go_1.array; arg3 = (size_t)_swig_go_1.len; 
+  arg4 = (kvg_load_desc *)_swig_go_2;
+  
+  result = (kvg_status)kvg_cache_extend_buffer(arg1,(void const *)arg2,arg3,(struct kvg_load_desc const *)arg4,arg5);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg5);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgPrefixCreate_raw_2bd8b60373cadc94(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  uint64_t arg2 ;
+  kvg_prefix **arg3 = (kvg_prefix **) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  kvg_error detail4 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg4 = &detail4;
+  arg1 = (kvg_runtime *)_swig_go_0;
+  arg2 = (uint64_t)_swig_go_1; 
+  arg3 = (kvg_prefix **)_swig_go_2;
+  
+  result = (kvg_status)kvg_prefix_create(arg1,arg2,arg3,arg4);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg4);
+  return _swig_go_result;
+}
+
+
+void _wrap_KvgPrefixDestroy_raw_2bd8b60373cadc94(kvg_prefix *_swig_go_0) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  
+  arg1 = (kvg_prefix *)_swig_go_0;
+  
+  kvg_prefix_destroy(arg1);
+  
+}
+
+
+long long _wrap_KvgPrefixClear_raw_2bd8b60373cadc94(kvg_prefix *_swig_go_0) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_error *arg2 = (kvg_error *) 0 ;
+  kvg_error detail2 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg2 = &detail2;
+  arg1 = (kvg_prefix *)_swig_go_0;
+  
+  result = (kvg_status)kvg_prefix_clear(arg1,arg2);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg2);
+  return _swig_go_result;
+}
+
+
+void _wrap_KvgPrefixStatsInit_raw_2bd8b60373cadc94(kvg_prefix_stats *_swig_go_0) {
+  kvg_prefix_stats *arg1 = (kvg_prefix_stats *) 0 ;
+  
+  arg1 = (kvg_prefix_stats *)_swig_go_0;
+  
+  kvg_prefix_stats_init(arg1);
+  
+}
+
+
+long long _wrap_KvgPrefixReadStats_raw_2bd8b60373cadc94(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_prefix_stats *arg2 = (kvg_prefix_stats *) 0 ;
+  kvg_error *arg3 = (kvg_error *) 0 ;
+  kvg_error detail3 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg3 = &detail3;
+  arg1 = (kvg_prefix *)_swig_go_0;
+  arg2 = (kvg_prefix_stats *)_swig_go_1;
+  
+  result = (kvg_status)kvg_prefix_read_stats((struct kvg_prefix const *)arg1,arg2,arg3);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg3);
   return _swig_go_result;
 }
 

@@ -47,6 +47,9 @@ type KvgPlan struct{ _ cgo.Incomplete }
 // The compressed cache of one sequence: one compressed object per layer.
 type KvgCache struct{ _ cgo.Incomplete }
 
+// Caches of prompts that were seen, by their token ids. Keeps its runtime alive.
+type KvgPrefix struct{ _ cgo.Incomplete }
+
 // Detail of a failure; owned by the caller, filled by the call that failed. Needs no init.
 type KvgError struct {
 	Code     int32     // the status that the call returned
@@ -147,6 +150,40 @@ type KvgStats struct {
 	RelErrorKWorst       float64 // of the worst segment
 	RelErrorVMean        float64
 	RelErrorVWorst       float64
+	BytesMapped          uint64 // segments used in place in a mapped file; in no other number of bytes
+}
+
+// What is to be saved.
+type KvgSaveDesc struct {
+	StructSize       uint32
+	FirstLayer       uint32
+	Layers           uint32  // 0 = all from first_layer on
+	NoSync           uint32  // files: 1 = do not wait until the disk has it; a loss of power may cost it
+	FirstToken       uint64  // where an exact cut is possible, see kvg_cache_truncate
+	Tokens           uint64  // 0 = all from first_token on; the end is an exact cut too
+	Fingerprint      uintptr // what tells this model from others of its shape; may be NULL
+	FingerprintBytes uint64  // 0 to 256
+}
+
+// How a saved cache is to be loaded.
+type KvgLoadDesc struct {
+	StructSize       uint32
+	Map              uint32  // files: 1 = sealed segments stay in the file, which is mapped read-only. It must then neither be changed nor cut while a cache uses it; saving under its name again is fine.
+	Trust            uint32  // with map: 1 = checks tables and windows only and does not read the rest. For files that nobody else can have written: a damaged or forged one can then make the process fail.
+	Reserved         uint32  // 0
+	Fingerprint      uintptr // must be the one that was saved
+	FingerprintBytes uint64  // 0 to 256
+}
+
+// What a prefix store holds and did.
+type KvgPrefixStats struct {
+	StructSize uint32
+	Reserved   uint32 // 0
+	Entries    uint64 // stored caches
+	Bytes      uint64 // that they hold, with their tokens; what they share counts once
+	Hits       uint64 // calls of kvg_prefix_find that found something
+	Misses     uint64 // and that found nothing
+	Evictions  uint64 // caches that made room for others
 }
 
 // The names that SWIG's functions use.
@@ -154,6 +191,7 @@ type (
 	kvg_runtime         = KvgRuntime
 	kvg_plan            = KvgPlan
 	kvg_cache           = KvgCache
+	kvg_prefix          = KvgPrefix
 	kvg_error           = KvgError
 	kvg_allocator       = KvgAllocator
 	kvg_runtime_options = KvgRuntimeOptions
@@ -161,5 +199,8 @@ type (
 	kvg_append_desc     = KvgAppendDesc
 	kvg_attend_desc     = KvgAttendDesc
 	kvg_stats           = KvgStats
+	kvg_save_desc       = KvgSaveDesc
+	kvg_load_desc       = KvgLoadDesc
+	kvg_prefix_stats    = KvgPrefixStats
 	uint64_t            = uint64
 )

@@ -149,4 +149,89 @@ functions! {
     /// Fills in the statistics of one layer or of [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS), for one side or both.
     /// stats-\>struct_size must be set. Cost: O(segments).
     fn kvg_cache_stats(cache: *const kvg_cache, layer: u32, side: kvg_side, stats: *mut kvg_stats, err: *mut kvg_error) -> kvg_status;
+
+    /// Sets struct_size and zeroes the rest: everything is saved. NULL is ignored.
+    fn kvg_save_desc_init(desc: *mut kvg_save_desc);
+
+    /// Sets struct_size and zeroes the rest. NULL is ignored.
+    fn kvg_load_desc_init(desc: *mut kvg_load_desc);
+
+    /// Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place
+    /// of an older one, as a whole: at any moment `path` is the old one or the new one.
+    /// The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.
+    ///
+    /// * `path`: terminated, as the system's functions take it
+    /// * `desc`: may be NULL: everything
+    fn kvg_cache_save(cache: *const kvg_cache, path: *const c_char, desc: *const kvg_save_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// The same into a buffer. [`KVG_E_BUFFER_TOO_SMALL`](crate::KVG_E_BUFFER_TOO_SMALL) if it is too short; what it holds then is undefined.
+    /// To ask only for the needed length pass data_bytes 0.
+    ///
+    /// * `needed`: bytes of the saved cache; may be NULL
+    fn kvg_cache_save_buffer(cache: *const kvg_cache, data: *mut c_void, data_bytes: usize, needed: *mut usize, desc: *const kvg_save_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// The same through a function, which gets the bytes in order.
+    fn kvg_cache_save_stream(cache: *const kvg_cache, write: kvg_write_fn, user: *mut c_void, desc: *const kvg_save_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same
+    /// bits as the saved one, and goes on like it.
+    /// Cost: O(tokens); with `map` and `trust` one small step per sealed segment.
+    ///
+    /// * `plan`: the plan that the cache was saved with, or one of the same shape and recipes
+    /// * `path`: terminated, as the system's functions take it
+    /// * `desc`: may be NULL
+    /// * `out`: the cache. Destroy with [`kvg_cache_destroy`](crate::kvg_cache_destroy).
+    fn kvg_cache_load(runtime: *mut kvg_runtime, plan: *const kvg_plan, path: *const c_char, desc: *const kvg_load_desc, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
+
+    /// The same from a buffer, which may be longer than the saved cache and is not needed afterwards.
+    fn kvg_cache_load_buffer(runtime: *mut kvg_runtime, plan: *const kvg_plan, data: *const c_void, data_bytes: usize, desc: *const kvg_load_desc, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
+
+    /// The same through a function; it is not asked for bytes behind the end of the saved cache.
+    fn kvg_cache_load_stream(runtime: *mut kvg_runtime, plan: *const kvg_plan, read: kvg_read_fn, user: *mut c_void, desc: *const kvg_load_desc, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
+
+    /// Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.
+    /// Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a
+    /// cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
+    fn kvg_cache_extend(cache: *mut kvg_cache, path: *const c_char, desc: *const kvg_load_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// The same from a buffer.
+    fn kvg_cache_extend_buffer(cache: *mut kvg_cache, data: *const c_void, data_bytes: usize, desc: *const kvg_load_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// The same through a function.
+    fn kvg_cache_extend_stream(cache: *mut kvg_cache, read: kvg_read_fn, user: *mut c_void, desc: *const kvg_load_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// Creates an empty store.
+    ///
+    /// * `budget`: most bytes that it may hold, those that its caches share counted once; 0 = no limit
+    /// * `out`: the store. Destroy with [`kvg_prefix_destroy`](crate::kvg_prefix_destroy).
+    fn kvg_prefix_create(runtime: *mut kvg_runtime, budget: u64, out: *mut *mut kvg_prefix, err: *mut kvg_error) -> kvg_status;
+
+    /// Ends the store and the caches in it, not those that it gave away.
+    fn kvg_prefix_destroy(prefix: *mut kvg_prefix);
+
+    /// Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the
+    /// budget does not suffice, those that were not used for longest make room; [`KVG_E_LIMIT`](crate::KVG_E_LIMIT) if the cache
+    /// does not fit by itself.
+    /// Cost: O(segments + tokens).
+    ///
+    /// * `tokens`: ids of all tokens in every layer of the cache
+    fn kvg_prefix_insert(prefix: *mut kvg_prefix, tokens: *const u32, tokens_count: usize, cache: *const kvg_cache, err: *mut kvg_error) -> kvg_status;
+
+    /// Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it
+    /// that holds just that beginning, cut to the nearest length below where an exact cut is possible.
+    /// Cost: O(tokens \* log(entries)).
+    ///
+    /// * `plan`: only caches of this plan are considered
+    /// * `matched`: tokens that the fork holds; 0 if nothing was found
+    /// * `out`: the fork, or NULL. Destroy with [`kvg_cache_destroy`](crate::kvg_cache_destroy).
+    fn kvg_prefix_find(prefix: *mut kvg_prefix, plan: *const kvg_plan, tokens: *const u32, tokens_count: usize, matched: *mut u64, out: *mut *mut kvg_cache, err: *mut kvg_error) -> kvg_status;
+
+    /// Drops all stored caches.
+    fn kvg_prefix_clear(prefix: *mut kvg_prefix, err: *mut kvg_error) -> kvg_status;
+
+    /// Sets struct_size and zeroes the rest. NULL is ignored.
+    fn kvg_prefix_stats_init(stats: *mut kvg_prefix_stats);
+
+    /// Fills in the statistics. stats-\>struct_size must be set.
+    fn kvg_prefix_read_stats(prefix: *const kvg_prefix, stats: *mut kvg_prefix_stats, err: *mut kvg_error) -> kvg_status;
 }

@@ -264,4 +264,81 @@ pub struct kvg_stats {
     pub rel_error_k_worst: f64,
     pub rel_error_v_mean: f64,
     pub rel_error_v_worst: f64,
+    /// segments used in place in a mapped file; in no other number of bytes
+    pub bytes_mapped: u64,
+}
+
+/// What is to be saved.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct kvg_save_desc {
+    pub struct_size: u32,
+    pub first_layer: u32,
+    /// 0 = all from first_layer on
+    pub layers: u32,
+    /// files: 1 = do not wait until the disk has it; a loss of power may cost it
+    pub no_sync: u32,
+    /// where an exact cut is possible, see [`kvg_cache_truncate`](crate::kvg_cache_truncate)
+    pub first_token: u64,
+    /// 0 = all from first_token on; the end is an exact cut too
+    pub tokens: u64,
+    /// what tells this model from others of its shape; may be NULL
+    pub fingerprint: *const c_void,
+    /// 0 to 256
+    pub fingerprint_bytes: u64,
+}
+
+/// How a saved cache is to be loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct kvg_load_desc {
+    pub struct_size: u32,
+    /// files: 1 = sealed segments stay in the file, which is mapped read-only. It must then neither be changed nor cut while a cache uses it; saving under its name again is fine.
+    pub map: u32,
+    /// with map: 1 = checks tables and windows only and does not read the rest. For files that nobody else can have written: a damaged or forged one can then make the process fail.
+    pub trust: u32,
+    /// 0
+    pub reserved: u32,
+    /// must be the one that was saved
+    pub fingerprint: *const c_void,
+    /// 0 to 256
+    pub fingerprint_bytes: u64,
+}
+
+/// Takes bytes of a saved cache.
+///
+/// Returns how many were taken, 1 to `bytes`; anything else ends the save with [`KVG_E_IO`](crate::KVG_E_IO)
+pub type kvg_write_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, data: *const c_void, bytes: u64) -> i64>;
+
+/// Gives the next bytes of a saved cache.
+///
+/// Returns how many were given, 1 to `bytes`; 0 at the end; below 0 for a failure
+pub type kvg_read_fn =
+    Option<unsafe extern "C" fn(user: *mut c_void, data: *mut c_void, bytes: u64) -> i64>;
+
+/// Caches of prompts that were seen, by their token ids. Keeps its runtime alive.
+#[repr(C)]
+pub struct kvg_prefix {
+    _private: [u8; 0],
+    _marker: core::marker::PhantomData<(*mut u8, core::marker::PhantomPinned)>,
+}
+
+/// What a prefix store holds and did.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct kvg_prefix_stats {
+    pub struct_size: u32,
+    /// 0
+    pub reserved: u32,
+    /// stored caches
+    pub entries: u64,
+    /// that they hold, with their tokens; what they share counts once
+    pub bytes: u64,
+    /// calls of [`kvg_prefix_find`](crate::kvg_prefix_find) that found something
+    pub hits: u64,
+    /// and that found nothing
+    pub misses: u64,
+    /// caches that made room for others
+    pub evictions: u64,
 }

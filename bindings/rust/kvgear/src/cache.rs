@@ -1,6 +1,8 @@
 //! The cache of one sequence.
+use std::ffi::CString;
 use std::ops::Range;
-use std::ptr::{null_mut, NonNull};
+use std::path::Path;
+use std::ptr::{null, null_mut, NonNull};
 use std::sync::Arc;
 
 use kvgear_sys as sys;
@@ -86,13 +88,94 @@ impl<'r> Cache<'r> {
         Self { raw, shape, runtime }
     }
 
-    /// Makes a second cache with the same content. Sealed segments are shared, the windows are copied.
-    /// Cost: independent of the number of sealed tokens but for one pointer per segment.
+    /// Makes a second cache with the same content. All of it is shared; what one of the two changes
+    /// later it copies first. Cost: independent of the number of tokens, in time and in memory.
     pub fn fork(&self) -> Result<Self> {
         let mut out = null_mut();
         // SAFETY: the handle is alive.
         call(|err| unsafe { sys::kvg_cache_fork(self.raw(), &mut out, err) })?;
         Ok(Self::own(out, self.shape, self.runtime.clone()))
+    }
+
+    /// Makes a cache of the file that [`Cache::save`] wrote, with the same plan. What is damaged, or of
+    /// another model or recipe, is refused. Cost: O(tokens).
+    pub fn load(runtime: &'r Runtime, plan: &Plan, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path_text(path.as_ref())?;
+        Self::restore(Hold::Borrowed(runtime), plan, |runtime, plan, out, err| {
+            // SAFETY: both handles are alive and the text is terminated.
+            unsafe { sys::kvg_cache_load(runtime, plan, path.as_ptr(), null(), out, err) }
+        })
+    }
+
+    /// The same of bytes in memory, as [`Cache::save_to_vec`] gives them.
+    pub fn load_bytes(runtime: &'r Runtime, plan: &Plan, bytes: &[u8]) -> Result<Self> {
+        Self::restore(Hold::Borrowed(runtime), plan, |runtime, plan, out, err| {
+            // SAFETY: both handles are alive and the length is that of the slice.
+            unsafe {
+                let data = bytes.as_ptr().cast();
+                sys::kvg_cache_load_buffer(runtime, plan, data, bytes.len(), null(), out, err)
+            }
+        })
+    }
+
+    fn restore(
+        runtime: Hold<'r>,
+        plan: &Plan,
+        load: impl Fn(
+            *mut sys::kvg_runtime,
+            *const sys::kvg_plan,
+            *mut *mut sys::kvg_cache,
+            *mut sys::kvg_error,
+        ) -> sys::kvg_status,
+    ) -> Result<Self> {
+        let (shape, mut out) = (plan.shape()?, null_mut());
+        call(|err| load(runtime.get().raw(), plan.raw(), &mut out, err))?;
+        Ok(Self::own(out, shape, runtime))
+    }
+
+    /// Saves the cache to a file, which appears, or takes the place of an older one, as a whole.
+    /// Cost: O(tokens); no second copy is made.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path_text(path.as_ref())?;
+        // SAFETY: the handle is alive and the text is terminated.
+        call(|err| unsafe { sys::kvg_cache_save(self.raw(), path.as_ptr(), null(), err) })
+    }
+
+    /// The bytes that [`Cache::save`] would write.
+    pub fn save_to_vec(&self) -> Result<Vec<u8>> {
+        let mut needed = 0;
+        // SAFETY: the handle is alive; a length of 0 asks for the needed one.
+        call(|err| unsafe {
+            sys::kvg_cache_save_buffer(self.raw(), null_mut(), 0, &mut needed, null(), err)
+        })?;
+        let mut bytes = vec![0; needed];
+        // SAFETY: the length is that of the vector.
+        call(|err| unsafe {
+            let data = bytes.as_mut_ptr().cast();
+            sys::kvg_cache_save_buffer(self.raw(), data, bytes.len(), null_mut(), null(), err)
+        })?;
+        Ok(bytes)
+    }
+
+    /// Adds a saved range to the cache: layers that it lacks, or the tokens that follow those that it
+    /// holds. Each saved layer must begin where the cache's ends.
+    pub fn extend(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path_text(path.as_ref())?;
+        // SAFETY: the handle is alive and ours alone, and the text is terminated.
+        call(|err| unsafe { sys::kvg_cache_extend(self.raw(), path.as_ptr(), null(), err) })
+    }
+
+    /// The same of bytes in memory.
+    pub fn extend_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        // SAFETY: the handle is alive and ours alone, and the length is that of the slice.
+        call(|err| unsafe {
+            let data = bytes.as_ptr().cast();
+            sys::kvg_cache_extend_buffer(self.raw(), data, bytes.len(), null(), err)
+        })
+    }
+
+    pub(crate) fn found(raw: NonNull<sys::kvg_cache>, shape: Shape, runtime: &'r Runtime) -> Self {
+        Self { raw, shape, runtime: Hold::Borrowed(runtime) }
     }
 
     /// The runtime that the cache lives in.
@@ -253,6 +336,11 @@ impl Hold<'_> {
             Self::Shared(runtime) => runtime,
         }
     }
+}
+
+fn path_text(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::invalid("path holds a NUL character"))
 }
 
 /// How many rows `[heads, head_dim]` a contiguous buffer holds.

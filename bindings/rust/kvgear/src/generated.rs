@@ -5,7 +5,7 @@
 use kvgear_sys as sys;
 
 use crate::call::{c_text, call, init, text_of};
-use crate::{Cache, Layers, Plan, Recipe, Result, Runtime};
+use crate::{Cache, Layers, Plan, PrefixStore, Recipe, Result, Runtime};
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -381,6 +381,8 @@ pub struct Stats {
     pub rel_error_v_mean: f64,
     /// Of the worst segment.
     pub rel_error_v_worst: f64,
+    /// Segments used in place in a mapped file; in no other number of bytes.
+    pub bytes_mapped: u64,
 }
 
 impl Stats {
@@ -407,6 +409,35 @@ impl Stats {
             rel_error_k_worst: raw.rel_error_k_worst,
             rel_error_v_mean: raw.rel_error_v_mean,
             rel_error_v_worst: raw.rel_error_v_worst,
+            bytes_mapped: raw.bytes_mapped,
+        }
+    }
+}
+
+/// What a prefix store holds and did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct PrefixStats {
+    /// Stored caches.
+    pub entries: u64,
+    /// That they hold, with their tokens; what they share counts once.
+    pub bytes: u64,
+    /// Calls of [`PrefixStore::find`](crate::PrefixStore::find) that found something.
+    pub hits: u64,
+    /// And that found nothing.
+    pub misses: u64,
+    /// Caches that made room for others.
+    pub evictions: u64,
+}
+
+impl PrefixStats {
+    pub(crate) fn from_raw(raw: &sys::kvg_prefix_stats) -> Self {
+        Self {
+            entries: raw.entries,
+            bytes: raw.bytes,
+            hits: raw.hits,
+            misses: raw.misses,
+            evictions: raw.evictions,
         }
     }
 }
@@ -481,5 +512,19 @@ impl Cache<'_> {
         let mut stats = init(|p| unsafe { sys::kvg_stats_init(p) });
         call(|err| unsafe { sys::kvg_cache_stats(self.raw(), layers, side.raw(), &mut stats, err) })?;
         Ok(Stats::from_raw(&stats))
+    }
+}
+
+impl PrefixStore<'_> {
+    /// Drops all stored caches.
+    pub fn clear(&mut self) -> Result<()> {
+        call(|err| unsafe { sys::kvg_prefix_clear(self.raw(), err) })
+    }
+
+    /// What the store holds and did.
+    pub fn read_stats(&self) -> Result<PrefixStats> {
+        let mut stats = init(|p| unsafe { sys::kvg_prefix_stats_init(p) });
+        call(|err| unsafe { sys::kvg_prefix_read_stats(self.raw(), &mut stats, err) })?;
+        Ok(PrefixStats::from_raw(&stats))
     }
 }

@@ -55,6 +55,7 @@ mod error;
 #[rustfmt::skip]
 mod generated;
 mod plan;
+mod prefix;
 mod runtime;
 mod tensor;
 
@@ -62,9 +63,10 @@ pub use cache::{Cache, Layers};
 pub use element::{Bf16, Element, F16};
 pub use error::{Error, Result};
 pub use generated::{
-    AttendOptions, Device, Dtype, LogLevel, RuntimeOptions, Shape, Side, Stats, Status,
+    AttendOptions, Device, Dtype, LogLevel, PrefixStats, RuntimeOptions, Shape, Side, Stats, Status,
 };
 pub use plan::{Plan, Recipe};
+pub use prefix::PrefixStore;
 pub use runtime::Runtime;
 pub use tensor::{Strided, StridedMut};
 
@@ -107,5 +109,6 @@ const _: () = {
     shared::<Runtime>();
     shared::<Plan>();
     shared::<Cache<'static>>();
+    shared::<PrefixStore<'static>>();
     shared::<Error>();
 };

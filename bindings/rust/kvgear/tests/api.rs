@@ -4,8 +4,8 @@ use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
 use kvgear::{
-    AttendOptions, Bf16, Cache, Device, Layers, Plan, Recipe, Runtime, RuntimeOptions, Shape, Side,
-    Status, Strided, StridedMut, F16,
+    AttendOptions, Bf16, Cache, Device, Layers, Plan, PrefixStore, Recipe, Runtime, RuntimeOptions,
+    Shape, Side, Status, Strided, StridedMut, F16,
 };
 
 mod support;
@@ -369,4 +369,47 @@ fn errors_travel_as_any_other() {
         Ok(())
     }
     assert!(fails().unwrap_err().to_string().contains("no-such-recipe"));
+}
+
+#[test]
+fn saved_caches() {
+    let (runtime, gear) = (runtime(), plan("gear-2"));
+    let mut cache = Cache::new(&runtime, &gear).unwrap();
+    fill(&mut cache, 0, 1, 0, 300);
+    let before = picture(&cache);
+    let bytes = cache.save_to_vec().unwrap();
+    let mut back = Cache::load_bytes(&runtime, &gear, &bytes).unwrap();
+    assert_eq!(back.save_to_vec().unwrap(), bytes);
+    let path = std::env::temp_dir().join(format!("kvgear-rust-{}.kvg", std::process::id()));
+    cache.save(&path).unwrap();
+    let file = Cache::load(&runtime, &gear, &path).unwrap();
+    assert_eq!(picture(&file), before);
+    refused(back.extend(&path), Status::Invalid, "begin at");
+    back.truncate(Layers::All, 0).unwrap();
+    back.extend_bytes(&bytes).unwrap();
+    assert_eq!(back.length(0).unwrap(), 300);
+    assert_eq!(picture(&cache), before);
+    std::fs::remove_file(&path).unwrap();
+    refused(Cache::load(&runtime, &gear, &path), Status::Io, "open");
+    refused(Cache::load(&runtime, &gear, "a\0b"), Status::Invalid, "NUL");
+    refused(Cache::load_bytes(&runtime, &gear, &bytes[..99]), Status::Corrupt, "cut off");
+    refused(Cache::load_bytes(&runtime, &plan("int4"), &bytes), Status::Invalid, "recipe");
+}
+
+#[test]
+fn prefixes() {
+    let (runtime, plan) = (runtime(), plan("int4"));
+    let mut cache = Cache::new(&runtime, &plan).unwrap();
+    for layer in 0..SHAPE.layers {
+        fill(&mut cache, layer, 1, 0, 50);
+    }
+    let ids: Vec<u32> = (0..50).collect();
+    let store = PrefixStore::new(&runtime, 0).unwrap();
+    assert!(store.find(&plan, &ids).unwrap().is_none());
+    store.insert(&ids, &cache).unwrap();
+    let (matched, found) = store.find(&plan, &ids[..40]).unwrap().unwrap();
+    assert_eq!((matched, found.length(0).unwrap()), (40, 40));
+    let stats = store.read_stats().unwrap();
+    assert_eq!((stats.entries, stats.hits, stats.misses), (1, 1, 1));
+    refused(store.insert(&ids[..9], &cache), Status::Invalid, "holds 50");
 }

@@ -26,8 +26,11 @@ STRUCTS = {
     "kvg_shape": ("plain", None),
     "kvg_stats": ("result", None),
     "kvg_allocator": ("hand", None),
+    "kvg_save_desc": ("hand", None),
+    "kvg_load_desc": ("hand", None),
+    "kvg_prefix_stats": ("result", None),
 }
-STRUCT_NAMES = {"kvg_attend_desc": "AttendOptions"}
+STRUCT_NAMES = {"kvg_attend_desc": "AttendOptions", "kvg_prefix": "PrefixStore"}
 FIELD_TYPES = {"kvg_attend_desc.non_causal": "bool"}
 HIDDEN_FIELDS = {"struct_size", "reserved"}
 
@@ -56,6 +59,7 @@ DOCS = {
     "kvg_attend_desc.non_causal": "False: a query sees its own token and older ones; true: it sees all.",
     "kvg_stats.rel_error_v_mean": "|V - V~| / |V| (Frobenius), mean over sealed segments by tokens.",
     "kvg_stats.rel_error_v_worst": "Of the worst segment.",
+    "kvg_prefix_read_stats": "What the store holds and did.",
     "KVG_SIDE_K": "Keys.",
     "KVG_SIDE_V": "Values.",
     "KVG_LOG_DEBUG": "Of use when looking for a fault.",
@@ -64,7 +68,9 @@ DOCS = {
     "KVG_LOG_ERROR": "Something failed.",
 }
 LINKS = {"kvg_cache_create": "Cache::new", "kvg_runtime_create": "Runtime::new", "kvg_plan_create": "Plan::new",
-         "kvg_runtime": "Runtime", "kvg_plan": "Plan", "kvg_cache": "Cache", "KVG_ALL_LAYERS": "Layers::All"}
+         "kvg_runtime": "Runtime", "kvg_plan": "Plan", "kvg_cache": "Cache", "kvg_prefix": "PrefixStore",
+         "kvg_cache_truncate": "Cache::truncate", "kvg_prefix_find": "PrefixStore::find",
+         "KVG_ALL_LAYERS": "Layers::All"}
 
 
 def camel(name):
@@ -126,7 +132,7 @@ class Safe:
         """Does the signature say all that a method needs?"""
         endings = {h.features.get("handle") for h in self.handles.values()}
         starts = {s.features.get("versioned") for s in self.interface.of(Struct)}
-        by_hand = ("creates" in f.features or "raw" in f.features or
+        by_hand = ("creates" in f.features or "raw" in f.features or "optional" in f.features or
                    any(k.startswith("bytes_") for k in f.features))
         return f.result == "kvg_status" and f.name not in endings | starts and not by_hand
 
@@ -300,7 +306,7 @@ def generated(interface, docs):
     out = [HEAD, "//", "// The part of the safe layer that follows from the C interface alone.", "",
            "use kvgear_sys as sys;", "",
            "use crate::call::{c_text, call, init, text_of};",
-           "use crate::{Cache, Layers, Plan, Recipe, Result, Runtime};", ""]
+           "use crate::{Cache, Layers, Plan, PrefixStore, Recipe, Result, Runtime};", ""]
     for alias, enum in safe.enums.items():
         out += safe.enum(alias, enum)
     for struct in interface.of(Struct):
@@ -316,6 +322,6 @@ def generated(interface, docs):
             noun, lines = safe.function(f)
             methods.setdefault(noun, []).extend([""] + lines)
     for noun, lines in methods.items():
-        life = "<'_>" if noun == "Cache" else ""
+        life = "<'_>" if noun in ("Cache", "PrefixStore") else ""
         out += [f"impl {noun}{life} {{"] + lines[1:] + ["}", ""]
     return "\n".join(out[:-1]) + "\n"

@@ -34,6 +34,24 @@ struct kvg_functions {
   __typeof__(kvg_cache_fork) *kvg_cache_fork;
   __typeof__(kvg_stats_init) *kvg_stats_init;
   __typeof__(kvg_cache_stats) *kvg_cache_stats;
+  __typeof__(kvg_save_desc_init) *kvg_save_desc_init;
+  __typeof__(kvg_load_desc_init) *kvg_load_desc_init;
+  __typeof__(kvg_cache_save) *kvg_cache_save;
+  __typeof__(kvg_cache_save_buffer) *kvg_cache_save_buffer;
+  __typeof__(kvg_cache_save_stream) *kvg_cache_save_stream;
+  __typeof__(kvg_cache_load) *kvg_cache_load;
+  __typeof__(kvg_cache_load_buffer) *kvg_cache_load_buffer;
+  __typeof__(kvg_cache_load_stream) *kvg_cache_load_stream;
+  __typeof__(kvg_cache_extend) *kvg_cache_extend;
+  __typeof__(kvg_cache_extend_buffer) *kvg_cache_extend_buffer;
+  __typeof__(kvg_cache_extend_stream) *kvg_cache_extend_stream;
+  __typeof__(kvg_prefix_create) *kvg_prefix_create;
+  __typeof__(kvg_prefix_destroy) *kvg_prefix_destroy;
+  __typeof__(kvg_prefix_insert) *kvg_prefix_insert;
+  __typeof__(kvg_prefix_find) *kvg_prefix_find;
+  __typeof__(kvg_prefix_clear) *kvg_prefix_clear;
+  __typeof__(kvg_prefix_stats_init) *kvg_prefix_stats_init;
+  __typeof__(kvg_prefix_read_stats) *kvg_prefix_read_stats;
 };
 extern struct kvg_functions kvg_functions;
 
@@ -71,7 +89,25 @@ extern struct kvg_functions kvg_functions;
   "kvg_cache_clear", \
   "kvg_cache_fork", \
   "kvg_stats_init", \
-  "kvg_cache_stats"
+  "kvg_cache_stats", \
+  "kvg_save_desc_init", \
+  "kvg_load_desc_init", \
+  "kvg_cache_save", \
+  "kvg_cache_save_buffer", \
+  "kvg_cache_save_stream", \
+  "kvg_cache_load", \
+  "kvg_cache_load_buffer", \
+  "kvg_cache_load_stream", \
+  "kvg_cache_extend", \
+  "kvg_cache_extend_buffer", \
+  "kvg_cache_extend_stream", \
+  "kvg_prefix_create", \
+  "kvg_prefix_destroy", \
+  "kvg_prefix_insert", \
+  "kvg_prefix_find", \
+  "kvg_prefix_clear", \
+  "kvg_prefix_stats_init", \
+  "kvg_prefix_read_stats"
 
 #define kvg_abi_version kvg_functions.kvg_abi_version
 #define kvg_abi_min kvg_functions.kvg_abi_min
@@ -106,3 +142,21 @@ extern struct kvg_functions kvg_functions;
 #define kvg_cache_fork kvg_functions.kvg_cache_fork
 #define kvg_stats_init kvg_functions.kvg_stats_init
 #define kvg_cache_stats kvg_functions.kvg_cache_stats
+#define kvg_save_desc_init kvg_functions.kvg_save_desc_init
+#define kvg_load_desc_init kvg_functions.kvg_load_desc_init
+#define kvg_cache_save kvg_functions.kvg_cache_save
+#define kvg_cache_save_buffer kvg_functions.kvg_cache_save_buffer
+#define kvg_cache_save_stream kvg_functions.kvg_cache_save_stream
+#define kvg_cache_load kvg_functions.kvg_cache_load
+#define kvg_cache_load_buffer kvg_functions.kvg_cache_load_buffer
+#define kvg_cache_load_stream kvg_functions.kvg_cache_load_stream
+#define kvg_cache_extend kvg_functions.kvg_cache_extend
+#define kvg_cache_extend_buffer kvg_functions.kvg_cache_extend_buffer
+#define kvg_cache_extend_stream kvg_functions.kvg_cache_extend_stream
+#define kvg_prefix_create kvg_functions.kvg_prefix_create
+#define kvg_prefix_destroy kvg_functions.kvg_prefix_destroy
+#define kvg_prefix_insert kvg_functions.kvg_prefix_insert
+#define kvg_prefix_find kvg_functions.kvg_prefix_find
+#define kvg_prefix_clear kvg_functions.kvg_prefix_clear
+#define kvg_prefix_stats_init kvg_functions.kvg_prefix_stats_init
+#define kvg_prefix_read_stats kvg_functions.kvg_prefix_read_stats

@@ -986,6 +986,362 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1stats(JNIEnv
 }
 
 
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1save_1desc_1init(JNIEnv *jenv, jclass jcls, jbyteArray jarg1) {
+  kvg_save_desc *arg1 = (kvg_save_desc *) 0 ;
+  kvg_save_desc copy1 ;
+
+  (void)jenv;
+  (void)jcls;
+
+  if (jarg1) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg1 = &copy1;
+  }
+
+  kvg_save_desc_init(arg1);
+
+  if (jarg1) (*jenv)->SetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1load_1desc_1init(JNIEnv *jenv, jclass jcls, jbyteArray jarg1) {
+  kvg_load_desc *arg1 = (kvg_load_desc *) 0 ;
+  kvg_load_desc copy1 ;
+
+  (void)jenv;
+  (void)jcls;
+
+  if (jarg1) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg1 = &copy1;
+  }
+
+  kvg_load_desc_init(arg1);
+
+  if (jarg1) (*jenv)->SetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1save(JNIEnv *jenv, jclass jcls, jlong jarg1, jbyteArray jarg2, jbyteArray jarg3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  char *arg2 = (char *) 0 ;
+  kvg_save_desc *arg3 = (kvg_save_desc *) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  jbyte *text2 = NULL ;
+  kvg_save_desc copy3 ;
+  kvg_error detail4 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg4 = &detail4;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+
+  if (jarg2) {
+    text2 = (*jenv)->GetByteArrayElements(jenv, jarg2, NULL);
+    if (!text2) {
+      if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+
+      return ; /* an OutOfMemoryError is pending */
+    }
+  }
+  arg2 = (char *)text2;
+
+
+  if (jarg3) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg3, 0, (jsize)sizeof copy3, (jbyte *)&copy3);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg3 = &copy3;
+  }
+
+  result = (kvg_status)kvg_cache_save((struct kvg_cache const *)arg1,(char const *)arg2,(struct kvg_save_desc const *)arg3,arg4);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_save", result, arg4->message);
+
+  if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1load(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jbyteArray jarg3, jbyteArray jarg4, jlongArray jarg5) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  char *arg3 = (char *) 0 ;
+  kvg_load_desc *arg4 = (kvg_load_desc *) 0 ;
+  kvg_cache **arg5 = (kvg_cache **) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  jbyte *text3 = NULL ;
+  kvg_load_desc copy4 ;
+  kvg_cache *value5 = 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_runtime *)(intptr_t)jarg1;
+  arg2 = (kvg_plan *)(intptr_t)jarg2;
+
+  if (jarg3) {
+    text3 = (*jenv)->GetByteArrayElements(jenv, jarg3, NULL);
+    if (!text3) {
+      if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+
+      return ; /* an OutOfMemoryError is pending */
+    }
+  }
+  arg3 = (char *)text3;
+
+
+  if (jarg4) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg4, 0, (jsize)sizeof copy4, (jbyte *)&copy4);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg4 = &copy4;
+  }
+
+  arg5 = &value5;
+  result = (kvg_status)kvg_cache_load(arg1,(struct kvg_plan const *)arg2,(char const *)arg3,(struct kvg_load_desc const *)arg4,arg5,arg6);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value5;
+    (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_load", result, arg6->message);
+
+  if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1load_1buffer(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jlong jarg4, jbyteArray jarg5, jlongArray jarg6) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  kvg_load_desc *arg5 = (kvg_load_desc *) 0 ;
+  kvg_cache **arg6 = (kvg_cache **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_load_desc copy5 ;
+  kvg_cache *value6 = 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg7 = &detail7;
+  arg1 = (kvg_runtime *)(intptr_t)jarg1;
+  arg2 = (kvg_plan *)(intptr_t)jarg2;
+  arg3 = (void *)(intptr_t)jarg3;
+  arg4 = (size_t)jarg4;
+
+  if (jarg5) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg5, 0, (jsize)sizeof copy5, (jbyte *)&copy5);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg5 = &copy5;
+  }
+
+  arg6 = &value6;
+  result = (kvg_status)kvg_cache_load_buffer(arg1,(struct kvg_plan const *)arg2,(void const *)arg3,arg4,(struct kvg_load_desc const *)arg5,arg6,arg7);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value6;
+    (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_load_buffer", result, arg7->message);
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1extend(JNIEnv *jenv, jclass jcls, jlong jarg1, jbyteArray jarg2, jbyteArray jarg3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  char *arg2 = (char *) 0 ;
+  kvg_load_desc *arg3 = (kvg_load_desc *) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  jbyte *text2 = NULL ;
+  kvg_load_desc copy3 ;
+  kvg_error detail4 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg4 = &detail4;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+
+  if (jarg2) {
+    text2 = (*jenv)->GetByteArrayElements(jenv, jarg2, NULL);
+    if (!text2) {
+      if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+
+      return ; /* an OutOfMemoryError is pending */
+    }
+  }
+  arg2 = (char *)text2;
+
+
+  if (jarg3) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg3, 0, (jsize)sizeof copy3, (jbyte *)&copy3);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg3 = &copy3;
+  }
+
+  result = (kvg_status)kvg_cache_extend(arg1,(char const *)arg2,(struct kvg_load_desc const *)arg3,arg4);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_extend", result, arg4->message);
+
+  if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1extend_1buffer(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jbyteArray jarg4) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  void *arg2 = (void *) 0 ;
+  size_t arg3 ;
+  kvg_load_desc *arg4 = (kvg_load_desc *) 0 ;
+  kvg_error *arg5 = (kvg_error *) 0 ;
+  kvg_load_desc copy4 ;
+  kvg_error detail5 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg5 = &detail5;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (void *)(intptr_t)jarg2;
+  arg3 = (size_t)jarg3;
+
+  if (jarg4) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg4, 0, (jsize)sizeof copy4, (jbyte *)&copy4);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg4 = &copy4;
+  }
+
+  result = (kvg_status)kvg_cache_extend_buffer(arg1,(void const *)arg2,arg3,(struct kvg_load_desc const *)arg4,arg5);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_extend_buffer", result, arg5->message);
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1create(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlongArray jarg3) {
+  kvg_runtime *arg1 = (kvg_runtime *) 0 ;
+  uint64_t arg2 ;
+  kvg_prefix **arg3 = (kvg_prefix **) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  kvg_prefix *value3 = 0 ;
+  kvg_error detail4 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg4 = &detail4;
+  arg1 = (kvg_runtime *)(intptr_t)jarg1;
+  arg2 = (uint64_t)jarg2;
+  arg3 = &value3;
+  result = (kvg_status)kvg_prefix_create(arg1,arg2,arg3,arg4);
+
+  {
+    const jlong stored = (jlong)(intptr_t)value3;
+    (*jenv)->SetLongArrayRegion(jenv, jarg3, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_create", result, arg4->message);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1destroy(JNIEnv *jenv, jclass jcls, jlong jarg1) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+
+  (void)jenv;
+  (void)jcls;
+  arg1 = (kvg_prefix *)(intptr_t)jarg1;
+  kvg_prefix_destroy(arg1);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1clear(JNIEnv *jenv, jclass jcls, jlong jarg1) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_error *arg2 = (kvg_error *) 0 ;
+  kvg_error detail2 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg2 = &detail2;
+  arg1 = (kvg_prefix *)(intptr_t)jarg1;
+  result = (kvg_status)kvg_prefix_clear(arg1,arg2);
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_clear", result, arg2->message);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1stats_1init(JNIEnv *jenv, jclass jcls, jbyteArray jarg1) {
+  kvg_prefix_stats *arg1 = (kvg_prefix_stats *) 0 ;
+  kvg_prefix_stats copy1 ;
+
+  (void)jenv;
+  (void)jcls;
+
+  if (jarg1) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg1 = &copy1;
+  }
+
+  kvg_prefix_stats_init(arg1);
+
+  if (jarg1) (*jenv)->SetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
+
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1read_1stats(JNIEnv *jenv, jclass jcls, jlong jarg1, jbyteArray jarg2) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_prefix_stats *arg2 = (kvg_prefix_stats *) 0 ;
+  kvg_error *arg3 = (kvg_error *) 0 ;
+  kvg_prefix_stats copy2 ;
+  kvg_error detail3 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg3 = &detail3;
+  arg1 = (kvg_prefix *)(intptr_t)jarg1;
+
+  if (jarg2) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg2 = &copy2;
+  }
+
+  result = (kvg_status)kvg_prefix_read_stats((struct kvg_prefix const *)arg1,arg2,arg3);
+
+  if (jarg2) (*jenv)->SetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_read_stats", result, arg3->message);
+
+}
+
+
 #ifdef __cplusplus
 }
 #endif

@@ -323,6 +323,54 @@ public final class KvgCache implements AutoCloseable {
   }
 
   /**
+   * Saves the cache to a file.
+   *
+   * <p>From kvgear.h, kvg_cache_save:
+   * <pre>
+   * Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place
+   * of an older one, as a whole: at any moment `path` is the old one or the new one.
+   * The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.
+   * path: terminated, as the system's functions take it
+   * desc: may be NULL: everything
+   * </pre>
+   *
+   * @param path the file
+   */
+  public void save(java.nio.file.Path path) {
+    String operation = "kvg_cache_save";
+    byte[] name = Texts.terminated(operation, "path", path.toString());
+    long cache = begin(operation, false);
+    try {
+      Raw.kvg_cache_save(cache, name, null);
+    } finally {
+      end(false);
+    }
+  }
+
+  /**
+   * Adds a saved range to the cache.
+   *
+   * <p>From kvgear.h, kvg_cache_extend:
+   * <pre>
+   * Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.
+   * Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a
+   * cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
+   * </pre>
+   *
+   * @param path the file
+   */
+  public void extend(java.nio.file.Path path) {
+    String operation = "kvg_cache_extend";
+    byte[] name = Texts.terminated(operation, "path", path.toString());
+    long cache = begin(operation, true);
+    try {
+      Raw.kvg_cache_extend(cache, name, null);
+    } finally {
+      end(true);
+    }
+  }
+
+  /**
    * Memory and measured error of a layer or of {@link #ALL_LAYERS}.
    *
    * <p>From kvgear.h, kvg_cache_stats:

@@ -108,6 +108,42 @@ public final class KvgRuntime implements AutoCloseable {
   }
 
   /**
+   * Makes a cache of the file that {@link KvgCache#save} wrote, with the same plan.
+   *
+   * <p>From kvgear.h, kvg_cache_load:
+   * <pre>
+   * Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same
+   * bits as the saved one, and goes on like it.
+   * Cost: O(tokens); with `map` and `trust` one small step per sealed segment.
+   * plan: the plan that the cache was saved with, or one of the same shape and recipes
+   * path: terminated, as the system's functions take it
+   * desc: may be NULL
+   * out: the cache. Destroy with kvg_cache_destroy.
+   * </pre>
+   *
+   * @param plan the plan that the cache was saved with, or one like it
+   * @param path the file
+   * @return the cache
+   */
+  public KvgCache loadCache(KvgPlan plan, java.nio.file.Path path) {
+    final String operation = "kvg_cache_load";
+    byte[] name = Texts.terminated(operation, "path", path.toString());
+    long[] out = new long[1];
+    long runtime = handle.enter(operation);
+    try {
+      long of = plan.handle().enter(operation);
+      try {
+        Raw.kvg_cache_load(runtime, of, name, null, out);
+      } finally {
+        plan.handle().leave();
+      }
+    } finally {
+      handle.leave();
+    }
+    return new KvgCache(out[0], this, plan.shapeAtCreation());
+  }
+
+  /**
    * Sets the receiver of log lines, or with null removes it. It is called on any thread, one line at a time; threads that Java
    * does not know are attached as daemons for the call. It must not set the sink of this runtime or close it ({@link
    * Status#STATE}), nor use the cache whose call the line came from ({@link Status#STATE} too). What it throws goes to the thread's

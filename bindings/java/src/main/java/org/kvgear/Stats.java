@@ -32,6 +32,7 @@ import org.kvgear.internal.Structs.KvgStats;
  * @param relErrorKWorst of the worst segment
  * @param relErrorVMean rel error v mean
  * @param relErrorVWorst rel error v worst
+ * @param bytesMapped segments used in place in a mapped file; in no other number of bytes
  */
 public record Stats(
     long tokens,
@@ -54,7 +55,8 @@ public record Stats(
     double relErrorKMean,
     double relErrorKWorst,
     double relErrorVMean,
-    double relErrorVWorst) {
+    double relErrorVWorst,
+    long bytesMapped) {
   byte[] pack() {
     byte[] s = Struct.make(KvgStats.SIZE);
     Struct.putLong(s, KvgStats.TOKENS, tokens);
@@ -78,6 +80,7 @@ public record Stats(
     Struct.putDouble(s, KvgStats.REL_ERROR_K_WORST, relErrorKWorst);
     Struct.putDouble(s, KvgStats.REL_ERROR_V_MEAN, relErrorVMean);
     Struct.putDouble(s, KvgStats.REL_ERROR_V_WORST, relErrorVWorst);
+    Struct.putLong(s, KvgStats.BYTES_MAPPED, bytesMapped);
     return s;
   }
 
@@ -103,6 +106,7 @@ public record Stats(
         Struct.getDouble(s, KvgStats.REL_ERROR_K_MEAN),
         Struct.getDouble(s, KvgStats.REL_ERROR_K_WORST),
         Struct.getDouble(s, KvgStats.REL_ERROR_V_MEAN),
-        Struct.getDouble(s, KvgStats.REL_ERROR_V_WORST));
+        Struct.getDouble(s, KvgStats.REL_ERROR_V_WORST),
+        Struct.getLong(s, KvgStats.BYTES_MAPPED));
   }
 }

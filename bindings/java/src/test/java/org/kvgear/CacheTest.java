@@ -387,4 +387,28 @@ class CacheTest {
     }
     assertTrue(runtime.memory() > 0);
   }
+
+  @Test
+  void savedAndLoaded() throws java.io.IOException {
+    java.nio.file.Path path = java.nio.file.Files.createTempFile("kvgear", ".kvg");
+    try (var o = open(RuntimeOptions.DEFAULT, "gear-2")) {
+      o.cache().append(0, Tensor.copyOf(fill(200 * ROW, 1)), Tensor.copyOf(fill(200 * ROW, 2)));
+      o.cache().save(path);
+      try (KvgCache back = o.runtime().loadCache(o.plan(), path)) {
+        FloatBuffer want = floats(200 * ROW);
+        FloatBuffer got = floats(200 * ROW);
+        o.cache().read(0, Side.K, 0, 200, Tensor.f32(want));
+        back.read(0, Side.K, 0, 200, Tensor.f32(got));
+        assertEquals(want, got);
+        assertFails(Status.INVALID, "begin at", () -> back.extend(path));
+        back.clear();
+        back.extend(path);
+        assertEquals(200, back.length(0));
+      }
+      java.nio.file.Files.write(path, new byte[] {1, 2, 3});
+      assertFails(Status.CORRUPT, "not a saved cache", () -> o.runtime().loadCache(o.plan(), path));
+    } finally {
+      java.nio.file.Files.delete(path);
+    }
+  }
 }

@@ -243,4 +243,86 @@ public final class Raw implements RawConstants {
    */
   public static void kvg_cache_stats(long cache, int layer, int side, byte[] stats) { RawJNI.kvg_cache_stats(cache, layer, side, stats); }
 
+  /**
+   *  Sets struct_size and zeroes the rest: everything is saved. NULL is ignored.
+   */
+  public static void kvg_save_desc_init(byte[] desc) {
+    RawJNI.kvg_save_desc_init(desc);
+  }
+
+  /**
+   *  Sets struct_size and zeroes the rest. NULL is ignored.
+   */
+  public static void kvg_load_desc_init(byte[] desc) {
+    RawJNI.kvg_load_desc_init(desc);
+  }
+
+  /**
+   * Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place<br>
+   * of an older one, as a whole: at any moment `path` is the old one or the new one.<br>
+   * The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.<br>
+   * @param path  terminated, as the system's functions take it<br>
+   * @param desc  may be NULL: everything
+   */
+  public static void kvg_cache_save(long cache, byte[] path, byte[] desc) { RawJNI.kvg_cache_save(cache, path, desc); }
+
+  /**
+   * Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same<br>
+   * bits as the saved one, and goes on like it.<br>
+   * Cost: O(tokens); with `map` and `trust` one small step per sealed segment.<br>
+   * @param plan      the plan that the cache was saved with, or one of the same shape and recipes<br>
+   * @param path      terminated, as the system's functions take it<br>
+   * @param desc      may be NULL<br>
+   * @param out  the cache. Destroy with kvg_cache_destroy.
+   */
+  public static void kvg_cache_load(long runtime, long plan, byte[] path, byte[] desc, long[] out) { RawJNI.kvg_cache_load(runtime, plan, path, desc, out); }
+
+  /**
+   *  The same from a buffer, which may be longer than the saved cache and is not needed afterwards.
+   */
+  public static void kvg_cache_load_buffer(long runtime, long plan, long data, long data_bytes, byte[] desc, long[] out) { RawJNI.kvg_cache_load_buffer(runtime, plan, data, data_bytes, desc, out); }
+
+  /**
+   * Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.<br>
+   * Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a<br>
+   * cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
+   */
+  public static void kvg_cache_extend(long cache, byte[] path, byte[] desc) { RawJNI.kvg_cache_extend(cache, path, desc); }
+
+  /**
+   *  The same from a buffer.
+   */
+  public static void kvg_cache_extend_buffer(long cache, long data, long data_bytes, byte[] desc) { RawJNI.kvg_cache_extend_buffer(cache, data, data_bytes, desc); }
+
+  /**
+   * Creates an empty store.<br>
+   * @param budget    most bytes that it may hold, those that its caches share counted once; 0 = no limit<br>
+   * @param out  the store. Destroy with kvg_prefix_destroy.
+   */
+  public static void kvg_prefix_create(long runtime, long budget, long[] out) { RawJNI.kvg_prefix_create(runtime, budget, out); }
+
+  /**
+   *  Ends the store and the caches in it, not those that it gave away.
+   */
+  public static void kvg_prefix_destroy(long prefix) {
+    RawJNI.kvg_prefix_destroy(prefix);
+  }
+
+  /**
+   *  Drops all stored caches.
+   */
+  public static void kvg_prefix_clear(long prefix) { RawJNI.kvg_prefix_clear(prefix); }
+
+  /**
+   *  Sets struct_size and zeroes the rest. NULL is ignored.
+   */
+  public static void kvg_prefix_stats_init(byte[] stats) {
+    RawJNI.kvg_prefix_stats_init(stats);
+  }
+
+  /**
+   *  Fills in the statistics. stats-&gt;struct_size must be set.
+   */
+  public static void kvg_prefix_read_stats(long prefix, byte[] stats) { RawJNI.kvg_prefix_read_stats(prefix, stats); }
+
 }

@@ -41,4 +41,16 @@ final class RawJNI {
   public final static native void kvg_cache_fork(long jarg1, long[] jarg2);
   public final static native void kvg_stats_init(byte[] jarg1);
   public final static native void kvg_cache_stats(long jarg1, int jarg2, int jarg3, byte[] jarg4);
+  public final static native void kvg_save_desc_init(byte[] jarg1);
+  public final static native void kvg_load_desc_init(byte[] jarg1);
+  public final static native void kvg_cache_save(long jarg1, byte[] jarg2, byte[] jarg3);
+  public final static native void kvg_cache_load(long jarg1, long jarg2, byte[] jarg3, byte[] jarg4, long[] jarg5);
+  public final static native void kvg_cache_load_buffer(long jarg1, long jarg2, long jarg3, long jarg4, byte[] jarg5, long[] jarg6);
+  public final static native void kvg_cache_extend(long jarg1, byte[] jarg2, byte[] jarg3);
+  public final static native void kvg_cache_extend_buffer(long jarg1, long jarg2, long jarg3, byte[] jarg4);
+  public final static native void kvg_prefix_create(long jarg1, long jarg2, long[] jarg3);
+  public final static native void kvg_prefix_destroy(long jarg1);
+  public final static native void kvg_prefix_clear(long jarg1);
+  public final static native void kvg_prefix_stats_init(byte[] jarg1);
+  public final static native void kvg_prefix_read_stats(long jarg1, byte[] jarg2);
 }

@@ -111,7 +111,7 @@ public final class Structs {
    */
   public static final class KvgStats {
     /** Bytes of the struct. */
-    public static final int SIZE = 176;
+    public static final int SIZE = 184;
     public static final int STRUCT_SIZE = 0;
     public static final int RESERVED = 4; // 0
     public static final int TOKENS = 8; // tokens held, summed over the layers asked for
@@ -135,8 +135,54 @@ public final class Structs {
     public static final int REL_ERROR_K_WORST = 152; // of the worst segment
     public static final int REL_ERROR_V_MEAN = 160;
     public static final int REL_ERROR_V_WORST = 168;
+    public static final int BYTES_MAPPED = 176; // segments used in place in a mapped file; in no other number of bytes
 
     private KvgStats() {}
+  }
+
+  /** What is to be saved. */
+  public static final class KvgSaveDesc {
+    /** Bytes of the struct. */
+    public static final int SIZE = 48;
+    public static final int STRUCT_SIZE = 0;
+    public static final int FIRST_LAYER = 4;
+    public static final int LAYERS = 8; // 0 = all from first_layer on
+    public static final int NO_SYNC = 12; // files: 1 = do not wait until the disk has it; a loss of power may cost it
+    public static final int FIRST_TOKEN = 16; // where an exact cut is possible, see kvg_cache_truncate
+    public static final int TOKENS = 24; // 0 = all from first_token on; the end is an exact cut too
+    public static final int FINGERPRINT = 32; // what tells this model from others of its shape; may be NULL
+    public static final int FINGERPRINT_BYTES = 40; // 0 to 256
+
+    private KvgSaveDesc() {}
+  }
+
+  /** How a saved cache is to be loaded. */
+  public static final class KvgLoadDesc {
+    /** Bytes of the struct. */
+    public static final int SIZE = 32;
+    public static final int STRUCT_SIZE = 0;
+    public static final int MAP = 4; // files: 1 = sealed segments stay in the file, which is mapped read-only. It must then neither be changed nor cut while a cache uses it; saving under its name again is fine.
+    public static final int TRUST = 8; // with map: 1 = checks tables and windows only and does not read the rest. For files that nobody else can have written: a damaged or forged one can then make the process fail.
+    public static final int RESERVED = 12; // 0
+    public static final int FINGERPRINT = 16; // must be the one that was saved
+    public static final int FINGERPRINT_BYTES = 24; // 0 to 256
+
+    private KvgLoadDesc() {}
+  }
+
+  /** What a prefix store holds and did. */
+  public static final class KvgPrefixStats {
+    /** Bytes of the struct. */
+    public static final int SIZE = 48;
+    public static final int STRUCT_SIZE = 0;
+    public static final int RESERVED = 4; // 0
+    public static final int ENTRIES = 8; // stored caches
+    public static final int BYTES = 16; // that they hold, with their tokens; what they share counts once
+    public static final int HITS = 24; // calls of kvg_prefix_find that found something
+    public static final int MISSES = 32; // and that found nothing
+    public static final int EVICTIONS = 40; // caches that made room for others
+
+    private KvgPrefixStats() {}
   }
 
   private Structs() {}

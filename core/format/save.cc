@@ -1,0 +1,361 @@
+// How a saved cache is put together. See save.h.
+#include "core/format/save.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/codec/map.h"
+#include "core/format/layout.h"
+#include "core/model/recipe.h"
+
+namespace kvg {
+namespace {
+
+using format::Padded;
+
+constexpr std::byte kZeros[format::kAlign] = {};
+
+// What one side of one layer contributes.
+struct SidePart {
+  uint32_t layer = 0;
+  ops::Side side = ops::kSideK;
+  const SideCache* cache = nullptr;
+  std::vector<const Segment*> segments;  // full ones
+  const Segment* page = nullptr;
+  uint64_t page_tokens = 0;
+  uint64_t first_row = 0, rows = 0;  // of the window, tokens of the sequence
+
+  uint64_t records() const { return segments.size() + (page != nullptr ? 1 : 0); }
+  uint64_t table_bytes() const {
+    return format::kSideBytes + records() * format::kSegmentBytes;
+  }
+};
+
+// The payload of a section in memory: stretches one behind another; nullptr stands for zeros.
+using Stretches = std::vector<std::pair<const void*, size_t>>;
+
+// Small pieces are gathered, large ones go as they are.
+class Writer {
+ public:
+  explicit Writer(Sink& sink) : sink_(sink) { gathered_.reserve(kGathered); }
+
+  absl::Status Put(const void* data, size_t bytes) {
+    if (bytes >= kLarge) {
+      KVG_RETURN_IF_ERROR(Flush());
+      return sink_.Write(data, bytes);
+    }
+    if (gathered_.size() + bytes > kGathered) KVG_RETURN_IF_ERROR(Flush());
+    const auto* at = static_cast<const std::byte*>(data);
+    gathered_.insert(gathered_.end(), at, at + bytes);
+    return absl::OkStatus();
+  }
+
+  absl::Status Flush() {
+    if (gathered_.empty()) return absl::OkStatus();
+    KVG_RETURN_IF_ERROR(sink_.Write(gathered_.data(), gathered_.size()));
+    gathered_.clear();
+    return absl::OkStatus();
+  }
+
+  absl::Status Section(uint32_t kind, uint32_t layer, uint32_t side, uint64_t index,
+                       const Stretches& payload) {
+    uint64_t length = 0;
+    uint32_t crc = 0;
+    for (const auto& [data, bytes] : payload) {
+      crc = ExtendCrc32c(crc, data == nullptr ? kZeros : data, bytes);
+      length += bytes;
+    }
+    format::Record<format::kSectionBytes> header;
+    header.Put<uint32_t>(0, kind);
+    header.Put<uint32_t>(4, 1);
+    header.Put<uint32_t>(8, 0);
+    header.Put<uint32_t>(12, layer);
+    header.Put<uint32_t>(16, side);
+    header.Put<uint32_t>(20, crc);
+    header.Put<uint64_t>(24, length);
+    header.Put<uint64_t>(32, index);
+    header.Seal();
+    KVG_RETURN_IF_ERROR(Put(header.data(), header.size()));
+    for (const auto& [data, bytes] : payload) {
+      KVG_RETURN_IF_ERROR(Put(data == nullptr ? kZeros : data, bytes));
+    }
+    return Put(kZeros, Padded(length) - length);
+  }
+
+ private:
+  static constexpr size_t kGathered = size_t{64} << 10, kLarge = size_t{32} << 10;
+  Sink& sink_;
+  std::vector<std::byte> gathered_;
+};
+
+// ------------------------------------------------------------------------------ what is to be saved
+
+absl::StatusOr<std::pair<uint32_t, uint32_t>> LayersOf(const Cache& cache,
+                                                       const SaveOptions& options) {
+  const uint32_t all = cache.plan().shape().layers;
+  if (options.first_layer >= all) {
+    return InvalidError("first_layer is ", options.first_layer, " but the plan has layers 0 to ",
+                        all - 1);
+  }
+  const uint32_t most = all - options.first_layer;
+  if (options.layers > most) {
+    return InvalidError("layers is ", options.layers, " but from layer ", options.first_layer,
+                        " on there are ", most);
+  }
+  return std::pair(options.first_layer, options.layers == 0 ? most : options.layers);
+}
+
+absl::Status CheckEdge(const LayerCache& cache, uint32_t layer, const char* name, uint64_t token,
+                       bool begins) {
+  const auto [below, above] = cache.NearestCuts(token);
+  if (below != token) {
+    return InvalidError(name, " ", token, " lies inside a compressed segment of layer ", layer,
+                        "; the nearest edges are ", below, " and ", above);
+  }
+  if (!begins) return absl::OkStatus();
+  for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+    const SideCache& of = cache.side(side);
+    if (of.page() == nullptr || token >= of.sealed()) continue;
+    const uint64_t first = of.sealed() - of.page_tokens();
+    if (token > first) {
+      return InvalidError(name, " ", token, " lies inside an open page of layer ", layer,
+                          "; a range may begin at ", first, " or ", of.sealed());
+    }
+  }
+  return absl::OkStatus();
+}
+
+SidePart PartOf(const SideCache& cache, uint32_t layer, ops::Side side, uint64_t first,
+                uint64_t end) {
+  SidePart part;
+  part.layer = layer;
+  part.side = side;
+  part.cache = &cache;
+  part.segments.resize(cache.segments().size());
+  cache.segments().WriteSegments(part.segments.data());
+  std::erase_if(part.segments, [first, end](const Segment* segment) {
+    return segment->piece().first_token < first || segment->end() > end;
+  });
+  const uint64_t page_first = cache.sealed() - cache.page_tokens();
+  if (cache.page() != nullptr && first <= page_first && end > page_first) {
+    part.page = cache.page();
+    part.page_tokens = std::min(end, cache.sealed()) - page_first;
+  }
+  part.first_row = std::clamp(cache.sealed(), first, end);
+  part.rows = end - part.first_row;
+  return part;
+}
+
+// A map that is data would need a section of its own.
+absl::Status CheckMaps(const SidePart& part) {
+  const auto known = [](const Segment* segment) {
+    const ops::Map* const map = segment->form().spec.map;
+    return map == nullptr || map == HadamardMap(segment->form().head_dim);
+  };
+  if (std::all_of(part.segments.begin(), part.segments.end(), known) &&
+      (part.page == nullptr || known(part.page))) {
+    return absl::OkStatus();
+  }
+  return UnsupportedError("layer ", part.layer, " uses a map for which saved caches have no place ",
+                          "yet; save caches of other recipes");
+}
+
+absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first_layer,
+                                              uint32_t layers, const SaveOptions& options) {
+  std::vector<SidePart> parts;
+  parts.reserve(size_t{layers} * 2);
+  for (uint32_t layer = first_layer; layer < first_layer + layers; ++layer) {
+    const LayerCache& of = cache.layer(layer);
+    const uint64_t length = of.length();
+    const uint64_t first = options.first_token;
+    if (first > length || options.tokens > length - first) {
+      return InvalidError("tokens ", first, " to ", first, " + ", options.tokens,
+                          " were asked for but layer ", layer, " holds ", length);
+    }
+    const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
+    KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "first_token", first, true));
+    KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "the end of the range,", end, false));
+    for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+      parts.push_back(PartOf(of.side(side), layer, side, first, end));
+      KVG_RETURN_IF_ERROR(CheckMaps(parts.back()));
+    }
+  }
+  return parts;
+}
+
+// ---------------------------------------------------------------------------------------- sections
+
+Stretches PayloadOf(const Segment& segment) {
+  Stretches stretches;
+  uint64_t end = 0;
+  for (const auto& [at, bytes] : segment.arrays()) {
+    if (at > end) stretches.emplace_back(nullptr, at - end);
+    stretches.emplace_back(segment.payload() + at, bytes);
+    end = at + bytes;
+  }
+  return stretches;
+}
+
+Stretches WindowOf(const SidePart& part, const Shape& shape) {
+  Stretches stretches;
+  for (uint64_t head = 0; head < shape.kv_heads; ++head) {
+    stretches.emplace_back(part.cache->window_rows(head, part.first_row - part.cache->sealed()),
+                           part.rows * shape.head_dim * sizeof(uint16_t));
+  }
+  return stretches;
+}
+
+void PutSegment(const Segment& segment, uint64_t tokens, std::byte* at) {
+  const SegmentForm& form = segment.form();
+  const ops::SealSpec& spec = form.spec;
+  format::Record<format::kSegmentBytes> record;
+  record.Put<uint32_t>(0, form.kind);
+  record.Put<uint32_t>(4, spec.axis);
+  record.Put<uint32_t>(8, form.bits);
+  record.Put<uint32_t>(12, spec.group);
+  record.Put<uint32_t>(16, spec.rank);
+  record.Put<uint32_t>(20, spec.sweeps);
+  record.Put<uint32_t>(24, spec.heads_share_scale ? 1 : 0);
+  record.Put<uint32_t>(28, form.kv_heads);
+  record.Put<uint32_t>(32, form.head_dim);
+  record.Put<uint32_t>(36, spec.map == nullptr ? format::kNoMap : format::kHadamard);
+  record.Put<uint64_t>(40, spec.outliers);
+  record.Put<uint64_t>(48, segment.piece().first_token);
+  record.Put<uint64_t>(56, tokens);
+  record.Put<uint64_t>(64, form.tokens);
+  record.Put<double>(72, segment.error_sq());
+  record.Put<double>(80, segment.norm_sq());
+  record.Put<uint64_t>(88, Segment::PayloadBytes(form));
+  std::memcpy(at, record.data(), record.size());
+}
+
+std::vector<std::byte> TableOf(const SidePart& part, uint64_t first_token) {
+  std::vector<std::byte> table(part.table_bytes());
+  format::Record<format::kSideBytes> record;
+  record.Put<uint64_t>(0, first_token);
+  record.Put<uint64_t>(8, part.segments.size());
+  record.Put<uint64_t>(16, part.page != nullptr ? 1 : 0);
+  record.Put<uint64_t>(24, part.first_row);
+  record.Put<uint64_t>(32, part.rows);
+  std::memcpy(table.data(), record.data(), record.size());
+  std::byte* at = table.data() + format::kSideBytes;
+  for (const Segment* segment : part.segments) {
+    PutSegment(*segment, segment->piece().tokens, at);
+    at += format::kSegmentBytes;
+  }
+  if (part.page != nullptr) PutSegment(*part.page, part.page_tokens, at);
+  return table;
+}
+
+std::vector<std::byte> ModelOf(const Shape& shape, uint32_t first_layer, uint32_t layers,
+                               std::string_view fingerprint) {
+  format::Record<format::kModelBytes> record;
+  record.Put<uint32_t>(0, shape.layers);
+  record.Put<uint32_t>(4, shape.q_heads);
+  record.Put<uint32_t>(8, shape.kv_heads);
+  record.Put<uint32_t>(12, shape.head_dim);
+  record.Put<uint32_t>(16, first_layer);
+  record.Put<uint32_t>(20, layers);
+  record.Put<uint32_t>(24, static_cast<uint32_t>(fingerprint.size()));
+  std::vector<std::byte> bytes(record.data(), record.data() + record.size());
+  const auto* at = reinterpret_cast<const std::byte*>(fingerprint.data());
+  bytes.insert(bytes.end(), at, at + fingerprint.size());
+  return bytes;
+}
+
+// The recipes of the layers: which text each has, then the texts.
+std::vector<std::byte> RecipesOf(const Plan& plan, uint32_t first_layer, uint32_t layers) {
+  std::vector<std::string> texts;
+  std::vector<uint32_t> words{0, layers};
+  for (uint32_t layer = first_layer; layer < first_layer + layers; ++layer) {
+    std::string text = PrintRecipe(plan.recipe(layer));
+    const auto found = std::find(texts.begin(), texts.end(), text);
+    words.push_back(static_cast<uint32_t>(found - texts.begin()));
+    if (found == texts.end()) texts.push_back(std::move(text));
+  }
+  words[0] = static_cast<uint32_t>(texts.size());
+  std::vector<std::byte> bytes(words.size() * sizeof(uint32_t));
+  std::memcpy(bytes.data(), words.data(), bytes.size());
+  for (const std::string& text : texts) {
+    const auto length = static_cast<uint32_t>(text.size());
+    const auto* size = reinterpret_cast<const std::byte*>(&length);
+    bytes.insert(bytes.end(), size, size + sizeof(length));
+    const auto* at = reinterpret_cast<const std::byte*>(text.data());
+    bytes.insert(bytes.end(), at, at + text.size());
+  }
+  return bytes;
+}
+
+uint64_t SectionSize(uint64_t payload) { return format::kSectionBytes + Padded(payload); }
+
+}  // namespace
+
+absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sink) {
+  const Shape& shape = cache.plan().shape();
+  if (options.fingerprint.size() > format::kMostFingerprint) {
+    return InvalidError("fingerprint_bytes is ", options.fingerprint.size(), "; the most is ",
+                        format::kMostFingerprint, "; pass a hash");
+  }
+  const auto layers = LayersOf(cache, options);
+  KVG_RETURN_IF_ERROR(layers.status());
+  const absl::StatusOr<std::vector<SidePart>> parts =
+      PartsOf(cache, layers->first, layers->second, options);
+  KVG_RETURN_IF_ERROR(parts.status());
+  const std::vector<std::byte> model =
+      ModelOf(shape, layers->first, layers->second, options.fingerprint);
+  const std::vector<std::byte> recipes = RecipesOf(cache.plan(), layers->first, layers->second);
+
+  const uint64_t row_bytes = shape.kv_dim() * sizeof(uint16_t);
+  uint64_t sections = 2;
+  uint64_t total = format::kHeaderBytes + SectionSize(model.size()) + SectionSize(recipes.size());
+  for (const SidePart& part : *parts) {
+    sections += 1 + part.records() + (part.rows > 0 ? 1 : 0);
+    total += SectionSize(part.table_bytes());
+    for (const Segment* segment : part.segments) {
+      total += SectionSize(Segment::PayloadBytes(segment->form()));
+    }
+    if (part.page != nullptr) total += SectionSize(Segment::PayloadBytes(part.page->form()));
+    if (part.rows > 0) total += SectionSize(part.rows * row_bytes);
+  }
+
+  format::Record<format::kHeaderBytes> header;
+  std::memcpy(header.data(), format::kMagic, sizeof(format::kMagic));
+  header.Put<uint32_t>(8, format::kByteOrder);
+  header.Put<uint32_t>(12, format::kVersion);
+  header.Put<uint64_t>(16, 0);  // features
+  header.Put<uint64_t>(24, total);
+  header.Put<uint64_t>(32, sections);
+  header.Seal();
+
+  Writer writer(sink);
+  KVG_RETURN_IF_ERROR(writer.Put(header.data(), header.size()));
+  KVG_RETURN_IF_ERROR(writer.Section(format::kModel, format::kNone, format::kNone, 0,
+                                     {{model.data(), model.size()}}));
+  KVG_RETURN_IF_ERROR(writer.Section(format::kPlan, format::kNone, format::kNone, 0,
+                                     {{recipes.data(), recipes.size()}}));
+  for (const SidePart& part : *parts) {
+    const std::vector<std::byte> table = TableOf(part, options.first_token);
+    KVG_RETURN_IF_ERROR(writer.Section(format::kSide, part.layer, part.side, 0,
+                                       {{table.data(), table.size()}}));
+    uint64_t index = 0;
+    for (const Segment* segment : part.segments) {
+      KVG_RETURN_IF_ERROR(
+          writer.Section(format::kData, part.layer, part.side, index++, PayloadOf(*segment)));
+    }
+    if (part.page != nullptr) {
+      KVG_RETURN_IF_ERROR(
+          writer.Section(format::kData, part.layer, part.side, index, PayloadOf(*part.page)));
+    }
+    if (part.rows > 0) {
+      KVG_RETURN_IF_ERROR(
+          writer.Section(format::kWindow, part.layer, part.side, 0, WindowOf(part, shape)));
+    }
+  }
+  return writer.Flush();
+}
+
+}  // namespace kvg
