@@ -189,13 +189,29 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
 
 // ---------------------------------------------------------------------------------------- sections
 
+// Of outliers there may be fewer than there is room for; what lies behind them was never written.
+uint64_t UsedOf(const ops::Piece& piece, const std::byte* array, uint64_t bytes) {
+  const bool values = array == reinterpret_cast<const std::byte*>(piece.sparse_value);
+  if (!values && array != reinterpret_cast<const std::byte*>(piece.sparse_dir)) return bytes;
+  const uint64_t blocks = piece.padded_tokens / ops::kBlockTokens;
+  const uint64_t entries = piece.sparse_start[piece.kv_heads * (blocks + 1) - 1];
+  return entries * (values ? sizeof(uint16_t) : sizeof(uint8_t));
+}
+
 Stretches PayloadOf(const Segment& segment) {
   Stretches stretches;
   uint64_t end = 0;
   for (const auto& [at, bytes] : segment.arrays()) {
     if (at > end) stretches.emplace_back(nullptr, at - end);
-    stretches.emplace_back(segment.payload() + at, bytes);
     end = at + bytes;
+    const std::byte* const array = segment.payload() + at;
+    const uint64_t used = UsedOf(segment.piece(), array, bytes);
+    stretches.emplace_back(array, used);
+    for (uint64_t left = bytes - used; left > 0;) {
+      const uint64_t some = std::min<uint64_t>(left, format::kAlign);
+      stretches.emplace_back(nullptr, some);
+      left -= some;
+    }
   }
   return stretches;
 }
