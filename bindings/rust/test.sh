@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that is tested of the Rust bindings. Exits non-zero if anything failed.
-#   bindings/rust/test.sh        KVGEAR_BUILD_DIR: where libkvgear.so was built, default build/dev
-# What cannot be had on a machine (SWIG, Rust 1.75, Miri, pkg-config) is skipped, and the last lines say so.
+#   bindings/rust/test.sh        KVGEAR_BUILD_DIR: where libkvgear.so was built, default build/dev;
+#                                KVGEAR_TSAN_BUILD_DIR: where it was built by the preset tsan, default build/tsan
+# What cannot be had on a machine (SWIG, rustfmt, clippy, Rust 1.75, Miri, TSan, pkg-config) is skipped, and the last lines say so.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -50,12 +51,31 @@ without_library() {  # says what to do where there is no library
   grep 'Install kvgear so that pkg-config knows it, or set KVGEAR_LIB_DIR' "$work/said" || { cat "$work/said"; return 1; }
 }
 
+# The tests of threads, with TSan in Rust's std, the crates and the library. There must be one TSan in a process: that of rustc,
+# which speaks the same language as gcc's. An empty library takes the place of gcc's, which the library asks for.
+tsan=${KVGEAR_TSAN_BUILD_DIR:-$root/build/tsan}/capi
+with_tsan() {
+  local host program no_aslr=()
+  host=$(rustc +nightly -vV | sed -n 's/^host: //p')
+  program=$(KVGEAR_LIB_DIR=$tsan RUSTFLAGS='-Zsanitizer=thread -Clink-arg=-Wl,--export-dynamic' cargo +nightly test -Zbuild-std --target "$host" \
+    --locked --target-dir "$target/tsan" -p kvgear --test threads --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*threads[^"]*\)".*/\1/p') || return 1
+  mkdir "$work/empty"
+  needed=$(readelf -d "$tsan/libkvgear.so" | sed -n 's/.*(NEEDED).*\[\(libtsan[^]]*\)\].*/\1/p')
+  "${CC:-cc}" -shared -x c /dev/null -o "$work/empty/$needed" -Wl,-soname,"$needed" || return 1
+  if setarch "$(uname -m)" -R true 2>/dev/null; then no_aslr=(setarch "$(uname -m)" -R); fi
+  LD_LIBRARY_PATH=$work/empty TSAN_OPTIONS=halt_on_error=1 "${no_aslr[@]}" "$program"
+}
+
 step 'generator' python3 -m unittest discover -s ../swig/rust/tests
 if command -v "${SWIG:-swig}" >/dev/null; then step 'generated files are those of the header' generated
 else skip 'generated files are those of the header' 'SWIG is not installed (apt-get install swig)'; fi
-step 'format' cargo fmt --check
-step 'clippy, linked' cargo clippy --locked --all-targets -- -D warnings
-step 'clippy, dlopen and half' cargo clippy --locked --all-targets --features kvgear/dlopen,half -- -D warnings
+if cargo fmt --version >/dev/null 2>&1; then step 'format' cargo fmt --check
+else skip 'format' 'rustfmt is not installed'; fi
+if cargo clippy --version >/dev/null 2>&1; then
+  step 'clippy, linked' cargo clippy --locked --all-targets -- -D warnings
+  step 'clippy, dlopen and half' cargo clippy --locked --all-targets --features kvgear/dlopen,half -- -D warnings
+else skip 'clippy' 'it is not installed'; fi
 step 'tests, linked' cargo test --locked --no-fail-fast --features half
 step 'tests, dlopen' cargo test --locked --no-fail-fast --features kvgear/dlopen,half
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features half
@@ -73,6 +93,12 @@ if cargo +nightly miri --version >/dev/null 2>&1 ||
   step 'Miri on the pure parts' env MIRIFLAGS=-Zmiri-strict-provenance \
     cargo +nightly miri test --locked --target-dir "$target/miri" --features half --lib
 else skip 'Miri on the pure parts' 'a nightly toolchain with Miri cannot be installed'; fi
+
+if [ ! -e "$tsan/libkvgear.so" ]; then skip 'threads, with TSan' "there is no $tsan/libkvgear.so (preset tsan, target kvgear)"
+elif [ -d "$(rustc +nightly --print sysroot 2>/dev/null)/lib/rustlib/src" ] ||
+     rustup component add --toolchain nightly rust-src >/dev/null 2>&1; then
+  step 'threads, with TSan in Rust and in the library' with_tsan
+else skip 'threads, with TSan' 'a nightly toolchain with the sources of std cannot be installed'; fi
 
 if command -v pkg-config >/dev/null; then
   mkdir "$work/pkgconfig"
