@@ -147,12 +147,14 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
 }
 
 void SideCache::CommitAppend(Appended& prepared) noexcept {
-  if (prepared.page) {
+  // Where the page takes nothing on, this side may see fewer of its tokens than it holds: see Truncate.
+  const bool grows = static_cast<bool>(prepared.page);
+  if (grows) {
     page_ = std::move(prepared.page);
     page_->Grow(prepared.run);
   }
   // All but a page that still has room goes to the list.
-  const bool closes = page_ && page_->room() == 0;
+  const bool closes = grows && page_->room() == 0;
   const bool opens = !prepared.segments.empty() && prepared.segments.back()->room() > 0;
   auto next = prepared.segments.begin();
   uint64_t full = prepared.segments.size() - (opens ? 1 : 0);
@@ -162,7 +164,7 @@ void SideCache::CommitAppend(Appended& prepared) noexcept {
   full += closes ? 1 : 0;
   segments_.Append(prepared.room, full, take);
   if (opens) page_ = std::move(*next);
-  if (page_) page_piece_ = page_->piece();
+  if (page_ && (grows || opens)) page_piece_ = page_->piece();
   start_ += prepared.sealed;
   if (prepared.window) {
     window_ = std::move(prepared.window);

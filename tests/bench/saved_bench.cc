@@ -135,7 +135,7 @@ void AddSavedBenchmarks(const bench::Options&) {
     add("plain_read", PlainRead);
     add("load", Load);
   }
-  for (const uint64_t tokens : {4096, 16384, 65536}) {
+  for (const uint64_t tokens : {uint64_t{4096}, uint64_t{16384}, uint64_t{65536}}) {
     const std::string name = "saved/int4/" + std::to_string(tokens);
     for (const bool trust : {true, false}) {
       benchmark::RegisterBenchmark((name + (trust ? "/map_trust" : "/map")).c_str(), Map,

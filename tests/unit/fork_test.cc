@@ -131,5 +131,31 @@ TEST_P(EveryRecipe, WhatACutForkKeepsAliveIsCounted) {
 
 KVG_FOR_EVERY_RECIPE(EveryRecipe);
 
+// Tokens that were cut off an open page stay away when later ones only reach the window.
+TEST(OpenPage, ACutIsNotForgotten) {
+  for (const bool forked : {false, true}) {
+    const auto cache = MakeCache({.layers = 1, .q_heads = 1, .kv_heads = 1, .head_dim = 32},
+                                 "kivi-4,k.bits=16,k.window=300");
+    const Tensor x = NoiseTensor(1, 200, 1, 32), y = NoiseTensor(2, 40, 1, 32);
+    for (size_t t = 0; t < 200; ++t) Append(*cache, 0, x.Tokens(t, 1), x.Tokens(t, 1));
+    const Tensor before = Read(*cache, ops::kSideV);
+    const auto fork = forked ? Value(cache->Fork()) : nullptr;
+    Must(cache->Truncate(0, 50));  // of 72 in the page
+    Append(*cache, 0, y.Tokens(0, 1), y.Tokens(0, 1));
+    for (size_t t = 1; t < 40; ++t) Append(*cache, 0, y.Tokens(t, 1), y.Tokens(t, 1));
+    const Tensor after = Read(*cache, ops::kSideV);
+    ASSERT_EQ(after.tokens, 90u);
+    EXPECT_EQ(after.Tokens(0, 50).data, before.Tokens(0, 50).data);
+    EXPECT_EQ(after.Tokens(50, 40).data, Rounded(y).data);
+    const Tensor q(1, 1, 32);  // zeros: the mean of the values
+    EXPECT_LE(MaxDistance(Attend(*cache, 0, q),
+                          oracle::Attend(q, Read(*cache, ops::kSideK), after, {})),
+              0.002);
+    if (forked) {
+      EXPECT_EQ(Read(*fork, ops::kSideV).data, before.data);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace kvg::test
