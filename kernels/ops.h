@@ -162,6 +162,12 @@ struct AttendArgs {
   void* scratch;  // attend_scratch(args, workers) bytes, kAlign aligned
 };
 
+// How a group of a width above 0 gets its scale and minimum.
+enum Fit : uint32_t {
+  kFitRange = 0,  // from its lowest to its highest value
+  kFitLeast = 1,  // for least squared error; channel axis only. See kernels/fit.h
+};
+
 // What sealing does to one side: which scalar quantiser, which residual parts.
 struct SealSpec {
   Side side;
@@ -174,6 +180,7 @@ struct SealSpec {
   uint64_t outliers;       // k at each end: per direction over the piece (K side), per token over all
                            // heads (V side); 2k <= vector length
   const Map* map = nullptr;
+  Fit fit = kFitRange;
 };
 
 struct SealArgs {

@@ -45,6 +45,7 @@ void Add(const SideStats& side, const Shape& shape, Stats& stats) {
   stats.bytes_bookkeeping += side.bytes.bookkeeping;
   stats.bytes_window_used += side.window_used;
   stats.bytes_window_allocated += side.window_allocated;
+  stats.bytes_state += side.state;
   stats.bytes_shared += side.shared;
   stats.bytes_mapped += side.mapped;
 }
@@ -175,6 +176,9 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
                        Buffer::kScratch);
   args.scratch = scratch.data<void>();
   table.attend(&args, &parallel);
+  for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+    if (cache.side(side).learns()) cache.side(side).Observe(args, item);
+  }
   return absl::OkStatus();
 }
 

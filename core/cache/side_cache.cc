@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/half.h"
+
 namespace kvg {
 namespace {
 
@@ -15,6 +17,12 @@ constexpr uint64_t kPageTokens = 128;
 // Rows the window has beyond what its tokens need, when tokens are sealed one by one: it is moved
 // to the front of its buffer once in so many tokens.
 constexpr uint64_t kWindowSlack = 32;
+
+// Tokens that may follow before a basis is learnt without queries.
+constexpr uint64_t kPatience = 128;
+
+// Tokens that a basis is learnt from, at most.
+constexpr uint64_t kLesson = 4096;
 
 }  // namespace
 
@@ -43,6 +51,35 @@ uint64_t SideCache::NextSeal(uint64_t pending, uint64_t room) const {
   if (room > 0) return std::min(due, room);
   if (due < ops::kBlockTokens) return due;
   return std::min<uint64_t>(due, recipe_->segment) / ops::kBlockTokens * ops::kBlockTokens;
+}
+
+// Whether `total` tokens that are not sealed yet are to be sealed now, should that need a basis
+// which is still to be learnt: from queries, if enough of them come soon enough. (In a prefill they
+// attend after their keys were appended.)
+bool SideCache::MayLearn(uint64_t total) const {
+  if (NextSeal(total, 0) == 0) return false;
+  if (side_ == ops::kSideV || seen_.rows() >= shape_.head_dim) return true;
+  return due_ > 0 && sealed_ + total >= due_ + kPatience;
+}
+
+void SideCache::Observe(const ops::AttendArgs& args, const ops::AttendItem& item) const {
+  const std::lock_guard lock(seen_mutex_);
+  if (seen_.full()) return;
+  const uint64_t group = args.q_heads / args.kv_heads;
+  for (uint32_t head = 0; head < args.q_heads; ++head) {
+    for (uint32_t query = 0; query < args.queries; ++query) {
+      const int64_t at = int64_t{query} * args.q_token_stride + int64_t{head} * args.q_head_stride;
+      float q[ops::kMaxHeadDim];
+      for (uint32_t d = 0; d < args.head_dim; ++d) {
+        const auto i = static_cast<size_t>(at + d);
+        q[d] = args.q_dtype == ops::kF32   ? static_cast<const float*>(item.q)[i]
+               : args.q_dtype == ops::kF16 ? F16ToF32(static_cast<const uint16_t*>(item.q)[i])
+                                           : BF16ToF32(static_cast<const uint16_t*>(item.q)[i]);
+      }
+      seen_.Add(shape_, static_cast<uint32_t>(head / group), q);
+    }
+  }
+  seen_.AddRows(args.queries * group);
 }
 
 uint16_t* SideCache::WindowRows(uint64_t token) const {
@@ -82,9 +119,14 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
                           " holds NaN, infinity or a magnitude beyond 65504, the largest of fp16;"
                           " nothing was appended");
   };
+  const bool online = recipe_->map == SideRecipe::kOnline && recipe_->bits < 16;
+  const bool learn = online && !basis_ && MayLearn(total);
+  const bool wait = online && !basis_ && !learn;
+  if (wait && side_ == ops::kSideK && !seen_) out.seen = SeenQueries(runtime.memory(), shape_);
   // A few tokens go to the window and are sealed from there; many, and those that come behind a
   // window that others see, are sealed from a staging buffer and leave a new window behind.
-  const bool in_place = total <= capacity_ && window_.exclusive();
+  const bool outgrown = capacity_ > WindowCapacity() && !wait;  // it waited for a basis
+  const bool in_place = total <= capacity_ && window_.exclusive() && !outgrown;
   if (in_place) {
     if (start_ + total > capacity_) {
       for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
@@ -99,9 +141,18 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
     }
   }
   Buffer staging;
+  if (learn) {
+    const uint64_t tokens = std::min(total, kLesson);
+    staging = Buffer(runtime.memory(), shape_.kv_heads * tokens * dim * sizeof(uint16_t),
+                     Buffer::kScratch);
+    if (!Fetch(table, x, 0, tokens, staging.data<uint16_t>(), tokens * dim)) return refusal();
+    const RowsView rows{.rows = staging.data<uint16_t>(), .head_stride = tokens * dim};
+    out.basis = Basis::Make(runtime.memory(), shape_, side_, *recipe_, rows, tokens, seen_);
+  }
+  const Basis* const basis = out.basis ? out.basis.get() : basis_.get();
   uint64_t at = 0;
   uint64_t room = PageRoom();
-  while (const uint64_t take = NextSeal(total - at, room)) {
+  while (const uint64_t take = wait ? 0 : NextSeal(total - at, room)) {
     RowsView rows{.rows = nullptr, .head_stride = capacity_ * dim};
     if (in_place) {
       rows.rows = WindowRows(at);
@@ -126,8 +177,9 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
       room = 0;
     } else {
       const bool page = recipe_->block == 1 && take < ops::kBlockTokens;
-      const SegmentForm form = SegmentForm::Of(*recipe_, shape_, side_, page ? kPageTokens : take,
-                                               take <= recipe_->block);
+      SegmentForm form = SegmentForm::Of(*recipe_, shape_, side_, page ? kPageTokens : take,
+                                         take <= recipe_->block);
+      if (basis != nullptr) form = form.In(*basis);
       const uint64_t first_token = sealed_ + at;
       SegmentRef segment = Segment::Create(runtime.memory(), form, first_token);
       segment->Grow(segment->Seal(table, parallel, rows, take, seed_ + first_token));
@@ -138,7 +190,10 @@ absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& par
   out.added = x.tokens;
   out.sealed = at;
   if (!in_place) {
-    const uint64_t capacity = WindowCapacity();
+    const uint64_t least = WindowCapacity();
+    const uint64_t left = total - at;
+    out.capacity = left <= least ? least : left + std::max(kPatience, recipe_->block + uint64_t{0});
+    const uint64_t capacity = out.capacity;
     out.window = Window(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
     if (!Fetch(table, x, at, total - at, out.window.rows(), capacity * dim)) return refusal();
   }
@@ -168,11 +223,17 @@ void SideCache::CommitAppend(Appended& prepared) noexcept {
   start_ += prepared.sealed;
   if (prepared.window) {
     window_ = std::move(prepared.window);
-    capacity_ = WindowCapacity();
+    capacity_ = prepared.capacity;
     start_ = 0;
+  }
+  if (prepared.seen) seen_ = std::move(prepared.seen);
+  if (prepared.basis) {
+    basis_ = std::move(prepared.basis);
+    seen_ = SeenQueries();
   }
   sealed_ += prepared.sealed;
   pending_ += prepared.added - prepared.sealed;
+  due_ = NextSeal(pending_, 0) == 0 ? 0 : due_ == 0 ? length() : due_;
   PlaceWindow();
 }
 
@@ -229,7 +290,9 @@ void SideCache::Clear() noexcept {
   segments_.Clear();
   page_ = SegmentRef();
   window_ = Window();
-  sealed_ = capacity_ = start_ = pending_ = 0;
+  basis_ = BasisRef();
+  seen_ = SeenQueries();
+  sealed_ = capacity_ = start_ = pending_ = due_ = 0;
   PlaceWindow();
 }
 
@@ -238,6 +301,8 @@ void SideCache::CopyFrom(const SideCache& other) noexcept {
   page_ = other.page_;
   page_piece_ = other.page_piece_;
   window_ = other.window_;
+  basis_ = other.basis_;
+  due_ = other.due_;
   capacity_ = other.capacity_;
   start_ = other.start_;
   sealed_ = other.sealed_;
@@ -309,6 +374,11 @@ SideStats SideCache::Stats() const {
   if (window_) {
     stats.bytes.bookkeeping += window_.bookkeeping();
     if (!window_.exclusive()) stats.shared += window_.bytes() + window_.bookkeeping();
+  }
+  stats.state = seen_.bytes();
+  if (basis_) {
+    stats.state += basis_->bytes();
+    if (basis_->shared()) stats.shared += basis_->bytes();
   }
   stats.window_allocated = window_.bytes();
   stats.window_used = pending_ * shape_.kv_dim() * sizeof(uint16_t);

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <memory_resource>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "core/base/status.h"
 #include "core/cache/segment_list.h"
 #include "core/cache/window.h"
+#include "core/codec/basis.h"
 #include "core/codec/segment.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
@@ -30,6 +32,7 @@ namespace kvg {
 struct SideStats {
   uint64_t tokens = 0, sealed_tokens = 0, segments = 0;
   SegmentBytes bytes;
+  uint64_t state = 0;  // the basis, and what it is learnt from
   uint64_t window_used = 0, window_allocated = 0, shared = 0, mapped = 0;
   double error_tokens = 0;  // sum over compressed segments of relative error * tokens
   double error_worst = 0;
@@ -61,6 +64,9 @@ class SideCache {
     uint64_t added = 0;                     // tokens appended
     uint64_t sealed = 0;  // of the old window and the new tokens, from the oldest on
     Window window;        // takes the place of the window, unless empty
+    uint64_t capacity = 0;  // of that one
+    BasisRef basis;         // learnt in this append, unless empty
+    SeenQueries seen;       // begins to collect queries, unless empty
   };
 
   // Content that was stored, to be added behind what is held.
@@ -106,6 +112,10 @@ class SideCache {
   uint64_t window_capacity() const { return WindowCapacity(); }
   const SideRecipe& recipe() const { return *recipe_; }
 
+  // Whether queries that attend are to be shown to the side, and how. Threads may do so at once.
+  bool learns() const { return seen_ && !basis_; }
+  void Observe(const ops::AttendArgs& args, const ops::AttendItem& item) const;
+
   uint64_t length() const { return sealed_ + pending_; }
   uint64_t sealed() const { return sealed_; }  // tokens compressed, those of an open page included
   // Good until the next change. Throws std::bad_alloc.
@@ -126,6 +136,7 @@ class SideCache {
 
  private:
   uint64_t NextSeal(uint64_t pending, uint64_t room) const;
+  bool MayLearn(uint64_t total) const;
   uint64_t WindowCapacity() const;
   uint64_t PageRoom() const { return page_ ? page_piece_.padded_tokens - page_piece_.tokens : 0; }
   uint16_t* WindowRows(uint64_t token) const;
@@ -142,6 +153,12 @@ class SideCache {
   SegmentRef page_;          // the open page behind them, or empty
   ops::Piece page_piece_{};  // the page as this side sees it: a fork may see more of its tokens
   uint64_t sealed_ = 0;      // tokens in segments, the open page included
+
+  // With map=online. A fork shares the basis; before there is one it collects queries of its own.
+  BasisRef basis_;
+  mutable SeenQueries seen_;
+  mutable std::mutex seen_mutex_;
+  uint64_t due_ = 0;  // length at which there was a block to seal but no basis; 0 = never yet
 
   Window window_;         // fp16 [kv_heads][capacity][head_dim]
   uint64_t capacity_ = 0;

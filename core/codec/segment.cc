@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "core/codec/basis.h"
 #include "core/codec/map.h"
 #include "kernels/tile.h"
 
@@ -64,6 +65,14 @@ SegmentForm SegmentForm::Of(const SideRecipe& recipe, const Shape& shape, ops::S
     spec.rank = static_cast<uint32_t>(std::min<uint64_t>(spec.rank, fits));
   }
   spec.sweeps = recipe.sweeps;
+  spec.fit = recipe.fit;
+  return form;
+}
+
+SegmentForm SegmentForm::In(const Basis& basis) const {
+  SegmentForm form = *this;
+  form.spec.map = &basis.map();
+  form.widths = basis.widths();
   return form;
 }
 
@@ -78,8 +87,14 @@ struct Segment::Layout {
   Array codes_head, codes_block, widths;
   uint64_t total = 0;
   uint64_t groups = 0;       // per head (or per token, where heads share)
-  uint64_t head_codes = 0;   // bytes of one head
-  uint32_t block_codes = 0;  // bytes of one block of one head
+
+  static uint32_t BlockBytes(const SegmentForm& form, uint64_t head) {
+    const uint32_t tiles = ops::PadDirs(form.head_dim) / ops::kTileDirs;
+    if (form.widths == nullptr) return tiles * 64 * form.bits;
+    uint32_t bytes = 0;
+    for (uint32_t i = 0; i < tiles; ++i) bytes += 64u * form.widths[head * tiles + i];
+    return bytes;
+  }
 };
 
 Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
@@ -101,9 +116,9 @@ Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
   const uint64_t dirs = ops::PadDirs(form.head_dim);
   const uint64_t blocks = form.tokens / ops::kBlockTokens;
   const uint64_t tiles = dirs / ops::kTileDirs;
-  layout.block_codes = static_cast<uint32_t>(tiles * 64 * form.bits);
-  layout.head_codes = blocks * layout.block_codes;
-  place(layout.codes, heads * layout.head_codes, ops::kAlign);
+  uint64_t codes = 0;
+  for (uint64_t head = 0; head < heads; ++head) codes += blocks * Layout::BlockBytes(form, head);
+  place(layout.codes, codes, ops::kAlign);
   uint64_t scales = 0;
   if (spec.axis == ops::kAxisChannel) {
     layout.groups = (form.tokens + spec.group - 1) / spec.group;
@@ -189,11 +204,17 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
     std::byte* const base = segment->payload_.data();
     auto* const codes_head = reinterpret_cast<uint64_t*>(base + layout.codes_head.at);
     auto* const codes_block = reinterpret_cast<uint32_t*>(base + layout.codes_block.at);
+    uint64_t codes = 0;
     for (uint64_t head = 0; head < form.kv_heads; ++head) {
-      codes_head[head] = head * layout.head_codes;
-      codes_block[head] = layout.block_codes;
+      codes_head[head] = codes;
+      codes_block[head] = Layout::BlockBytes(form, head);
+      codes += form.tokens / ops::kBlockTokens * codes_block[head];
     }
-    std::memset(base + layout.widths.at, static_cast<int>(form.bits), layout.widths.bytes);
+    if (form.widths != nullptr) {
+      std::memcpy(base + layout.widths.at, form.widths, layout.widths.bytes);
+    } else {
+      std::memset(base + layout.widths.at, static_cast<int>(form.bits), layout.widths.bytes);
+    }
   }
   return SegmentRef(segment);
 }

@@ -20,6 +20,8 @@
 
 namespace kvg {
 
+class Basis;
+
 // What one segment looks like and how it is sealed: a side of a recipe, resolved for a model shape
 // and a number of tokens.
 struct SegmentForm {
@@ -28,8 +30,11 @@ struct SegmentForm {
   uint32_t bits = 16;
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
+  const uint8_t* widths = nullptr;  // [kv_heads][tiles], else all tiles have `bits`
   uint64_t tokens = 0;  // room; for kCodes a multiple of ops::kBlockTokens
 
+  // With the map and the widths of a basis.
+  SegmentForm In(const Basis& basis) const;
   // `decode`: the segment is one block that grew token by token, not part of a prompt.
   static SegmentForm Of(const SideRecipe& recipe, const Shape& shape, ops::Side side,
                         uint64_t tokens, bool decode);

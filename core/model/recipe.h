@@ -23,12 +23,17 @@ struct SideRecipe {
   enum Map : uint32_t {
     kNoMap,
     kHadamard,  // blocks of the largest power of two that divides head_dim
+    kOnline,    // a basis that the cache learns once, from its first tokens and queries
   };
 
   uint32_t bits = 16;  // 16 = fp16 rows, stored as they are; else 1, 2, 3, 4, 6 or 8
   ops::Axis axis = ops::kAxisToken;
   uint32_t group = 64;       // tokens (channel axis) or channels (token axis)
   Map map = kNoMap;          // what turns a row before it is quantised; see MAP in kernels/ops.h
+  ops::Fit fit = ops::kFitRange;
+  double rate = 0;     // kOnline: mean width of the tiles of a layer's side; 0 = all have `bits`
+  double prior = 0.02;  // kOnline, keys: share of a direction's weight that is owed to no query
+  uint32_t floor = 2;  // with a rate: least width of a tile
   double outliers = 0;       // share s of entries kept exact: floor(s * n / 2) at each end of a vector
   uint32_t rank = 0;         // of segments longer than one block (a prompt)
   uint32_t decode_rank = 0;  // of segments of one block (decode)

@@ -71,12 +71,13 @@ void CompressedStore::Append(uint32_t layer, const uint16_t* k, const uint16_t* 
   Check(kvg_cache_append(cache_.get(), layer, k, bytes, v, bytes, &desc, &error), error);
 }
 
-void CompressedStore::Attend(uint32_t layer, const float* q, float* out) {
+void CompressedStore::Attend(uint32_t layer, const float* q, float* out, size_t queries) {
   kvg_attend_desc desc;
   kvg_attend_desc_init(&desc);
   desc.q_dtype = KVG_F32;
   desc.out_dtype = KVG_F32;
-  const size_t bytes = q_width_ * sizeof(float);
+  desc.queries = static_cast<uint32_t>(queries);
+  const size_t bytes = queries * q_width_ * sizeof(float);
   kvg_error error;
   Check(kvg_cache_attend(cache_.get(), layer, q, bytes, out, bytes, &desc, &error), error);
 }
@@ -85,6 +86,12 @@ void CompressedStore::AppendPrompt(std::span<const KvRows> layers) {
   for (size_t l = 0; l < layers.size(); ++l) {
     Append(static_cast<uint32_t>(l), layers[l].k.data(), layers[l].v.data(),
            layers[l].k.size() / kv_width_);
+  }
+  if (Stats().bytes_state == 0) return;
+  std::vector<float> out;
+  for (size_t l = 0; l < layers.size(); ++l) {
+    out.resize(layers[l].q.size());
+    Attend(static_cast<uint32_t>(l), layers[l].q.data(), out.data(), out.size() / q_width_);
   }
 }
 

@@ -37,15 +37,18 @@ class CompressedStore : public KvStore {
   CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan);
 
   void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) override;
-  void Attend(uint32_t layer, const float* q, float* out) override;
+  void Attend(uint32_t layer, const float* q, float* out) override { Attend(layer, q, out, 1); }
 
-  /// Appends what Prefill made, to every layer.
+  /// Appends what Prefill made, to every layer. A cache that learns from queries is then shown
+  /// some of the prompt's, as it would be all of them if kvgear computed the prompt's attention.
   void AppendPrompt(std::span<const KvRows> layers);
 
   /// Statistics over all layers and both sides.
   kvg_stats Stats() const;
 
  private:
+  void Attend(uint32_t layer, const float* q, float* out, size_t queries);
+
   struct Destroy {
     void operator()(kvg_cache* cache) const { kvg_cache_destroy(cache); }
   };

@@ -41,6 +41,7 @@ class PrefillRun {
       KvRows& rows = out[l];
       rows.k.resize(tokens_ * config_.kv_width());
       rows.v.resize(tokens_ * config_.kv_width());
+      rows.q.resize((tokens_ + step_ - 1) / step_ * config_.q_width());
       ForTokenBlocks([&](size_t first, size_t count, Scratch& s) {
         Project(layer, first, count, rows, s);
       });
@@ -85,6 +86,9 @@ class PrefillRun {
       float* row = s.wide.data() + r * width;
       model_.Rotate(row, config_.q_heads + config_.kv_heads, token);
       std::copy_n(row, config_.q_width(), q_.data() + token * config_.q_width());
+      if (token % step_ == 0) {
+        std::copy_n(row, config_.q_width(), rows.q.data() + token / step_ * config_.q_width());
+      }
       const float* k = row + config_.q_width();
       const float* v = k + config_.kv_width();
       const size_t at = token * config_.kv_width();
@@ -171,6 +175,7 @@ class PrefillRun {
   ThreadPool& pool_;
   const size_t tokens_;
   const size_t padded_;
+  const size_t step_ = (tokens_ + kShownQueries - 1) / kShownQueries;  // of the queries to be shown
   std::vector<Scratch> scratch_;
   std::vector<float> x_;  // [tokens, hidden]
   std::vector<float> q_;  // [tokens, q_heads, head_dim]

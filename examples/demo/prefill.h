@@ -17,7 +17,11 @@ namespace demo {
 struct KvRows {
   std::vector<uint16_t> k;
   std::vector<uint16_t> v;
+  std::vector<float> q;  ///< queries of about kShownQueries tokens, [tokens, q_heads, head_dim]
 };
+
+/// Queries, evenly spaced in the prompt, that caches are shown which learn from them.
+inline constexpr size_t kShownQueries = 384;
 
 /// Keys and values of `tokens` from position 0 on, one KvRows per layer. Attention itself computes
 /// with the same fp16 values, so that an fp16 cache continues exactly what was computed here.

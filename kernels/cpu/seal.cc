@@ -27,6 +27,7 @@
 #include "kernels/cpu/pack_scale.h"
 #include "kernels/cpu/pack_tile.h"
 #include "kernels/cpu/seal_codes.h"
+#include "kernels/cpu/seal_fit.h"
 #include "kernels/cpu/seal_range.h"
 #include "kernels/cpu/select.h"
 
@@ -387,7 +388,8 @@ class Sealer {
     std::fill_n(low, out_.dirs, kNoLow);
     std::fill_n(high, out_.dirs, kNoHigh);
     PaddedRows padded;
-    for (uint64_t b = block; b * kBlockTokens < end; ++b) {
+    const bool ranges = spec_.fit == ops::kFitRange;
+    for (uint64_t b = block; ranges && b * kBlockTokens < end; ++b) {
       FoldColumns(RowsOf(head, b, padded.x), BlockBits(head, b), plan_.tiles, low, high);
     }
     const uint64_t at = head * scale_head_stride_ + group * out_.scale_group_stride;
@@ -395,6 +397,10 @@ class Sealer {
       const size_t d = tile * ops::kTileDirs;
       uint16_t* const scale = out_.scale + at + d;
       uint16_t* const minimum = out_.minimum + at + d;
+      if (Widths(head)[tile] > 0 && spec_.fit == ops::kFitLeast) {
+        FitTile(head, block, end, tile, scale, minimum);
+        continue;
+      }
       if (Widths(head)[tile] > 0) {
         FinishScales(low + d, high + d, Widths(head)[tile], scale, minimum);
         continue;
@@ -408,6 +414,36 @@ class Sealer {
           }
         });
       }
+    }
+  }
+
+  // The scales of a tile for the group from `block` to token `end`.
+  void FitTile(uint32_t head, uint64_t block, uint64_t end, size_t tile, uint16_t* scale,
+               uint16_t* minimum) const {
+    const F32Tag df;
+    const size_t direction = tile * ops::kTileDirs;
+    const bool whole = direction + ops::kTileDirs <= out_.head_dim;
+    const uint32_t padding = whole ? 0 : ~last_valid_;
+    for (size_t lane = 0; lane < ops::kTileDirs; lane += kF32Lanes) {
+      const auto for_entries = [&](const auto& add) {
+        const auto all = hn::Eq(hn::Zero(df), hn::Zero(df));
+        for (uint64_t token = block * kBlockTokens; token < end; ++token) {
+          const uint16_t* row = X(head, token) + direction;
+          uint16_t part[ops::kTileDirs] = {};
+          if (!whole) {
+            std::copy_n(row, out_.head_dim - direction, part);
+            row = part;
+          }
+          const F32 x = LoadHalf(row + lane);
+          if (bits_ == nullptr && whole) {
+            add(x, all);
+          } else {
+            const uint32_t skip = (bits_ == nullptr ? 0u : Bits(head, tile)[token]) | padding;
+            add(x, MaskOfBits(df, ~skip & 0xFFFFu, lane));
+          }
+        }
+      };
+      FitLeast(for_entries, Widths(head)[tile], scale + lane, minimum + lane);
     }
   }
 

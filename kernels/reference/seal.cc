@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/fit.h"
 #include "kernels/half.h"
 #include "kernels/ops.h"
 #include "kernels/reference/decode.h"
@@ -178,7 +179,9 @@ class Sealer {
     float minimum = 0;
     float scale = 0;
     const auto levels = static_cast<float>((1u << width) - 1);
-    if (count > 0 && width > 0) {
+    if (count > 0 && width > 0 && spec_.fit == ops::kFitLeast) {
+      FitLeast(group, levels, width, low, high, &scale, &minimum);
+    } else if (count > 0 && width > 0) {
       minimum = low;
       scale = F16ToF32(F32ToF16Saturate((high - low) / levels));
     } else if (count > 0) {
@@ -193,6 +196,73 @@ class Sealer {
       const float steps = std::nearbyint((X(head, token, d) - minimum) * inverse);
       PutCode(head, token, d, static_cast<uint32_t>(std::clamp(steps, 0.0f, levels)));
     });
+  }
+
+  // A scale and a minimum, and how they do.
+  struct Line {
+    float scale = 0, minimum = 0;
+    float error = 0;                        // sum of squares
+    float codes = 0, squares = 0, products = 0;  // sums of c, c^2 and c x'
+  };
+
+  void Try(const Group& group, float levels, float mean, Line* line) const {
+    line->scale = F16ToF32(F32ToF16Saturate(line->scale));
+    line->minimum = F16ToF32(F32ToF16Saturate(line->minimum));
+    const float inverse = line->scale > 0 ? 1.0f / line->scale : 0.0f;
+    ForEachEntry(group, [&](uint32_t head, uint64_t token, uint32_t d) {
+      if (IsOutlier(head, token, d)) return;
+      const float x = X(head, token, d);
+      const float code =
+          std::nearbyint(std::clamp((x - line->minimum) * inverse, 0.0f, levels));
+      const float left = x - (line->scale * code + line->minimum);
+      line->error += left * left;
+      line->codes += code;
+      line->squares += code * code;
+      line->products += code * (x - mean);
+    });
+  }
+
+  // See kernels/fit.h.
+  void FitLeast(const Group& group, float levels, uint32_t width, float low, float high,
+                float* scale, float* minimum) const {
+    float count = 0;
+    float sum = 0;
+    ForEachEntry(group, [&](uint32_t head, uint64_t token, uint32_t d) {
+      if (IsOutlier(head, token, d)) return;
+      count += 1;
+      sum += X(head, token, d);
+    });
+    const float mean = sum / count;
+    float around = 0;  // sum of x'
+    float squares = 0;
+    ForEachEntry(group, [&](uint32_t head, uint64_t token, uint32_t d) {
+      if (IsOutlier(head, token, d)) return;
+      const float x = X(head, token, d) - mean;
+      around += x;
+      squares += x * x;
+    });
+    const float unit = std::sqrt(squares / count) * ops::kGaussStep[width];
+    Line best{.scale = (high - low) / levels, .minimum = low};
+    Try(group, levels, mean, &best);
+    for (const float share : ops::kFitSteps) {
+      const float step = unit * share;
+      Line line{.scale = step, .minimum = mean - step * (levels * 0.5f)};
+      Try(group, levels, mean, &line);
+      if (line.error < best.error) best = line;
+    }
+    for (uint32_t round = 0; round < ops::kFitRounds; ++round) {
+      const float centre = best.codes / count;
+      const float spread = best.squares - centre * best.codes;
+      if (!(spread > 0)) break;
+      const float slope = (best.products - centre * around) / spread;
+      Line line{.scale = slope, .minimum = mean + (around / count - slope * centre)};
+      if (!(slope > 0)) break;
+      Try(group, levels, mean, &line);
+      if (!(line.error < best.error)) break;
+      best = line;
+    }
+    *scale = best.scale;
+    *minimum = best.minimum;
   }
 
   void PutCode(uint32_t head, uint64_t token, uint32_t direction, uint32_t code) {

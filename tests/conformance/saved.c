@@ -365,7 +365,10 @@ static void prefixes(void) {
 
 void case_saved(void) {
   uint32_t i;
-  for (i = 0; i < KVG(recipe_count)(); i++) there_and_back(KVG(recipe_name)(i));
+  for (i = 0; i < KVG(recipe_count)(); i++) {
+    /* Files have no place for a basis that a cache has learnt; such caches are refused. */
+    if (strncmp(KVG(recipe_name)(i), "tc-", 3) != 0) there_and_back(KVG(recipe_name)(i));
+  }
   ranges();
   refusals();
   prefixes();

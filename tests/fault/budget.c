@@ -158,7 +158,10 @@ static void shared(void) {
 
 int main(void) {
   uint32_t i;
-  for (i = 0; i < KVG(recipe_count)(); i++) stories(KVG(recipe_name)(i));
+  for (i = 0; i < KVG(recipe_count)(); i++) {
+    /* Looking at a cache that learns teaches it; unit/cache_fault_test looks without attending. */
+    if (strncmp(KVG(recipe_name)(i), "tc-", 3) != 0) stories(KVG(recipe_name)(i));
+  }
   too_small_for_any();
   shared();
   printf("%ld checks, %d failed\n", kvt_checks(), kvt_failures());

@@ -41,7 +41,12 @@ Recipe MakeRecipe(const std::string& text) { return Value(ParseRecipe(text)); }
 
 std::vector<std::string> RecipeNames() {
   std::vector<std::string> names;
-  for (uint32_t i = 0; i < RecipeCount(); ++i) names.emplace_back(RecipeName(i));
+  for (uint32_t i = 0; i < RecipeCount(); ++i) {
+    const Recipe recipe = MakeRecipe(RecipeName(i));
+    const bool learns =
+        recipe.k.map == SideRecipe::kOnline || recipe.v.map == SideRecipe::kOnline;
+    if (!learns) names.emplace_back(RecipeName(i));
+  }
   return names;
 }
 

@@ -46,6 +46,8 @@ class CountingAllocator {
 std::shared_ptr<Runtime> MakeRuntime(uint32_t threads = 0, uint64_t budget = 0,
                                      CountingAllocator* allocator = nullptr);
 Recipe MakeRecipe(const std::string& text);
+// All but those that learn a basis: what these seal depends on the queries they have seen. They are
+// tested in oracle/basis_test, and where a suite says so.
 std::vector<std::string> RecipeNames();
 
 // A runtime, a plan and a cache of their own.

@@ -241,6 +241,7 @@ Form RandomForm(Random& random, ops::Side side, uint32_t kv_heads, uint32_t head
     if (mixed) {
       for (uint8_t& width : form.widths) width = any_width();
     }
+    if (random.Chance(0.4)) form.spec.fit = ops::kFitLeast;
   } else {
     form.spec.group = random.Pick<uint32_t>({16, 32, 64, head_dim, 0xFFFFFFFFu});
     if (form.spec.group >= head_dim && random.Chance(0.5)) form.spec.heads_share_scale = true;

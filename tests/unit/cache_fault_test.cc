@@ -144,6 +144,8 @@ TEST_P(EveryRecipe, EveryBudget) {
 }
 
 KVG_FOR_EVERY_RECIPE(EveryRecipe);
+INSTANTIATE_TEST_SUITE_P(Learning, EveryRecipe, testing::Values("tc-3", "tc-3,k.map=online,k.rate=3"),
+                         [](const auto& info) { return TestName(info.param); });
 
 TEST(CacheFault, OneLayerFailsTheOthersStay) {
   CountingAllocator allocator;

@@ -37,7 +37,7 @@ TEST(Recipe, TheNamedOnesAreThere) {
   }
   for (const char* name : {"fp16", "int8", "int4", "kivi-4", "kivi-2", "kcvt-4", "gear-4", "gear-2",
                            "gear-l-4", "gear-l-2", "k4v2", "gear-k3v2", "int4-rot",
-                           "int2-rot"}) {
+                           "int2-rot", "tc-2", "tc-2.5", "tc-3", "tc-3.5", "tc-4"}) {
     EXPECT_EQ(names.count(name), 1u) << name;
   }
   EXPECT_EQ(RecipeName(RecipeCount()), nullptr);
@@ -83,7 +83,15 @@ TEST(Recipe, NamedOnesMeanWhatTheirMethodsSay) {
   EXPECT_EQ(Parse("int4-rot").v, rotated);
   EXPECT_EQ(Parse("kivi-2,k.map=hadamard").k.map, SideRecipe::kHadamard);
   EXPECT_EQ(PrintRecipe(Parse("kivi-2,k.map=hadamard")), "kivi-2,k.map=hadamard");
-  EXPECT_THAT(Refusal("int4,map=fourier"), HasSubstr("it may be none or hadamard"));
+  EXPECT_THAT(Refusal("int4,map=fourier"), HasSubstr("it may be none, hadamard or online"));
+  EXPECT_EQ(Parse("tc-2.5").v.map, SideRecipe::kOnline);
+  EXPECT_EQ(Parse("tc-2.5").k.bits + Parse("tc-2.5").v.rate, 5);
+  EXPECT_EQ(PrintRecipe(Parse("tc-3,k.map=online,k.rate=2.25")), "tc-3,k.map=online,k.rate=2.25");
+  EXPECT_THAT(Refusal("tc-3,v.rate=1,v.floor=2"), HasSubstr("rate is below floor, which is 2"));
+  EXPECT_THAT(Refusal("int4,rate=3"), HasSubstr("rate needs map=online"));
+  EXPECT_THAT(Refusal("int4,fit=least"), HasSubstr("which needs axis=channel"));
+  EXPECT_THAT(Refusal("int4,map=online"), HasSubstr("which needs axis=channel"));
+  EXPECT_THAT(Refusal("tc-3,floor=5"), HasSubstr("a width: 0, 1, 2, 3, 4, 6 or 8"));
   EXPECT_EQ(Parse("kcvt-4").k.group, SideRecipe::kWhole);
   EXPECT_EQ(Parse("kcvt-4").v.group, SideRecipe::kAllHeads);
 }

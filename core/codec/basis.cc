@@ -1,0 +1,252 @@
+// See basis.h.
+#include "core/codec/basis.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <iterator>
+#include <new>
+
+#include "core/codec/eigen.h"
+#include "kernels/half.h"
+
+namespace kvg {
+namespace {
+
+// Queries are summed in units of 2^-12, their products in units of 2^-24, at most 2^44 each.
+constexpr float kQueryUnit = 0x1p-12f;
+constexpr float kMostQuery = 1024;
+constexpr uint64_t kMostRows = 1 << 16;
+
+// What quantising leaves of a normal distribution's variance, by width, with the best uniform
+// levels.
+constexpr double kLeft[] = {1, 0.3634, 0.1188, 0.03744, 0.01154, 0.003495, 0.00104, 0.000304, 0.0000877};
+constexpr uint8_t kWidths[] = {0, 1, 2, 3, 4, 6, 8};
+
+// Rows that are longer might be mapped to numbers beyond fp16: |L^T x| is at most 16 |x|.
+constexpr double kMostLength = 65504.0 / 32;
+
+// Sums over the rows of one head: cov[i][j] around the mean, divided by the number of rows. Returns
+// the square of the longest row.
+double Covariance(const RowsView& x, uint64_t head, uint64_t tokens, size_t dim, double* row,
+                double* mean, double* cov) {
+  std::fill_n(mean, dim, 0.0);
+  const uint16_t* const first = x.rows + head * x.head_stride;
+  for (uint64_t t = 0; t < tokens; ++t) {
+    for (size_t d = 0; d < dim; ++d) mean[d] += static_cast<double>(F16ToF32(first[t * dim + d]));
+  }
+  const double share = 1.0 / static_cast<double>(tokens);
+  for (size_t d = 0; d < dim; ++d) mean[d] *= share;
+  std::fill_n(cov, dim * dim, 0.0);
+  double longest = 0;
+  for (uint64_t t = 0; t < tokens; ++t) {
+    double length = 0;
+    for (size_t d = 0; d < dim; ++d) {
+      const double x = F16ToF32(first[t * dim + d]);
+      length += x * x;
+      row[d] = x - mean[d];
+    }
+    longest = std::max(longest, length);
+    for (size_t i = 0; i < dim; ++i) {
+      double* const to = cov + i * dim;
+      for (size_t j = 0; j <= i; ++j) to[j] += row[i] * row[j];
+    }
+  }
+  for (size_t i = 0; i < dim; ++i) {
+    for (size_t j = 0; j <= i; ++j) cov[i * dim + j] = cov[j * dim + i] = cov[i * dim + j] * share;
+  }
+  return longest;
+}
+
+// The work of Make for one head after the other.
+struct Work {
+  Work(Memory& memory, size_t dim)
+      : buffer(memory, (4 * dim * dim + 5 * dim) * sizeof(double), Buffer::kScratch),
+        factor(buffer.data<double>()),
+        cov(factor + dim * dim),
+        product(cov + dim * dim),
+        vectors(product + dim * dim),
+        values(vectors + dim * dim),
+        mean(values + dim),
+        row(mean + dim),
+        rest(row + dim) {}
+  const Buffer buffer;
+  double *factor, *cov, *product, *vectors;  // [dim][dim]
+  double *values, *mean, *row;               // [dim]
+  double* rest;                              // [2 dim]
+};
+
+// factor = L of the second moment of the queries, divided by its mean, which is returned.
+double QueryFactor(const Shape& shape, const SeenQueries& seen, uint32_t head, double prior,
+                   double* factor) {
+  const size_t dim = shape.head_dim;
+  double mean = 0;
+  for (uint32_t i = 0; seen && i < dim; ++i) mean += seen.Moment(shape, head, i, i);
+  mean /= static_cast<double>(dim);
+  const bool any = seen && seen.rows() > 0 && mean > 0;
+  for (uint32_t i = 0; i < dim; ++i) {
+    for (uint32_t j = 0; j < dim; ++j) {
+      double& to = factor[i * dim + j];
+      to = i == j ? 1 : 0;
+      if (any) to = prior * to + (1 - prior) * seen.Moment(shape, head, i, j) / mean;
+    }
+  }
+  Cholesky(factor, dim, prior / 2);
+  return any ? mean : 1;
+}
+
+// out = L^T S L
+void Weigh(const double* factor, const double* cov, size_t dim, double* half, double* out) {
+  for (size_t i = 0; i < dim; ++i) {  // half = S L
+    std::fill_n(half + i * dim, dim, 0.0);
+    for (size_t k = 0; k < dim; ++k) {
+      for (size_t j = 0; j <= k; ++j) half[i * dim + j] += cov[i * dim + k] * factor[k * dim + j];
+    }
+  }
+  std::fill_n(out, dim * dim, 0.0);
+  for (size_t k = 0; k < dim; ++k) {
+    for (size_t i = 0; i <= k; ++i) {
+      for (size_t j = 0; j < dim; ++j) out[i * dim + j] += factor[k * dim + i] * half[k * dim + j];
+    }
+  }
+}
+
+uint16_t Half(double x) { return F32ToF16Saturate(static_cast<float>(x)); }
+
+// Reverse water-filling: whoever loses most error per bit goes up one width, until nothing fits.
+void GiveBits(const double* energies, size_t tiles, const SideRecipe& recipe, uint8_t* widths) {
+  const double wanted = recipe.rate * static_cast<double>(tiles);
+  double left = wanted - static_cast<double>(recipe.floor) * static_cast<double>(tiles);
+  std::fill_n(widths, tiles, static_cast<uint8_t>(recipe.floor));
+  for (;;) {
+    size_t best = tiles;
+    uint8_t best_width = 0;
+    double best_gain = 0;
+    for (size_t i = 0; i < tiles; ++i) {
+      const uint8_t* const now = std::find(std::begin(kWidths), std::end(kWidths), widths[i]);
+      if (now + 1 == std::end(kWidths)) continue;
+      const uint8_t next = now[1];
+      if (next - *now > left + 1e-9) continue;
+      const double gain = energies[i] * (kLeft[*now] - kLeft[next]) / (next - *now);
+      if (gain > best_gain) {
+        best = i;
+        best_width = next;
+        best_gain = gain;
+      }
+    }
+    if (best == tiles) return;
+    left -= best_width - widths[best];
+    widths[best] = best_width;
+  }
+}
+
+}  // namespace
+
+SeenQueries::SeenQueries(Memory& memory, const Shape& shape)
+    : sums_(memory, shape.kv_dim() * shape.head_dim * sizeof(int64_t)) {
+  std::memset(sums_.data(), 0, sums_.size());
+}
+
+bool SeenQueries::full() const { return rows_ >= kMostRows; }
+
+void SeenQueries::Add(const Shape& shape, uint32_t kv_head, const float* q) {
+  const uint32_t dim = shape.head_dim;
+  int64_t units[ops::kMaxHeadDim];
+  for (uint32_t i = 0; i < dim; ++i) {
+    // Written so that NaN counts as nothing.
+    const float inside = q[i] > -kMostQuery ? std::min(q[i], kMostQuery) : -kMostQuery;
+    units[i] = q[i] == q[i] ? std::lrint(inside / kQueryUnit) : 0;
+  }
+  int64_t* sums = sums_.data<int64_t>() + uint64_t{kv_head} * dim * dim;
+  for (uint32_t i = 0; i < dim; ++i, sums += dim) {
+    for (uint32_t j = 0; j <= i; ++j) sums[j] += units[i] * units[j];
+  }
+}
+
+double SeenQueries::Moment(const Shape& shape, uint32_t kv_head, uint32_t i, uint32_t j) const {
+  const uint64_t dim = shape.head_dim;
+  const int64_t* const sums = sums_.data<const int64_t>() + kv_head * dim * dim;
+  const int64_t sum = sums[std::max(i, j) * dim + std::min(i, j)];
+  constexpr double kUnit = double{kQueryUnit} * double{kQueryUnit};
+  return static_cast<double>(sum) * kUnit / static_cast<double>(std::max<uint64_t>(rows_, 1));
+}
+
+BasisRef Basis::Make(Memory& memory, const Shape& shape, ops::Side side, const SideRecipe& recipe,
+                     const RowsView& x, uint64_t tokens, const SeenQueries& seen) {
+  const size_t dim = shape.head_dim;
+  const size_t dirs = ops::PadDirs(shape.head_dim);
+  const size_t tiles = dirs / ops::kTileDirs;
+  const size_t one = shape.kv_heads * dim * dirs;
+  // Eigenvectors are orthogonal: the matrix that maps values is the one that maps them back.
+  const bool keys = side == ops::kSideK;
+  Buffer matrices(memory, one * (keys ? 2 : 1) * sizeof(uint16_t) + shape.kv_heads * tiles);
+  void* const place = memory.Allocate(sizeof(Basis));
+  BasisRef result(new (place) Basis(memory, std::move(matrices)));
+  Basis& basis = *result.basis_;
+  auto* const forward = basis.matrices_.data<uint16_t>();
+  uint16_t* const back = keys ? forward + one : forward;
+  std::memset(forward, 0, basis.matrices_.size());
+  basis.map_ = {.kind = ops::kMapDense, .block = 0, .forward = forward, .back = back};
+  basis.widths_ = reinterpret_cast<uint8_t*>(forward + one * (keys ? 2 : 1));
+
+  const Work work(memory, dim);
+  const Buffer energies(memory, shape.kv_heads * tiles * sizeof(double), Buffer::kScratch);
+  std::fill_n(energies.data<double>(), shape.kv_heads * tiles, 0.0);
+  for (uint32_t head = 0; head < shape.kv_heads; ++head) {
+    const double longest = Covariance(x, head, tokens, dim, work.row, work.mean, work.cov);
+    double weight = 1;
+    if (longest > kMostLength * kMostLength) {  // this head is left as it is
+      for (size_t j = 0; j < dim; ++j) {
+        energies.data<double>()[head * tiles + j / ops::kTileDirs] += work.cov[j * dim + j];
+        forward[head * dim * dirs + j * dirs + j] = back[head * dim * dirs + j * dirs + j] = Half(1);
+      }
+      continue;
+    }
+    if (keys) {
+      weight = QueryFactor(shape, seen, head, recipe.prior, work.factor);
+      Weigh(work.factor, work.cov, dim, work.vectors, work.product);
+    } else {
+      std::copy_n(work.cov, dim * dim, work.product);
+    }
+    SymmetricEigen(work.product, dim, work.values, work.vectors, work.rest);
+    for (size_t j = 0; j < dim; ++j) {
+      const double* const u = work.vectors + j * dim;
+      double& energy = energies.data<double>()[head * tiles + j / ops::kTileDirs];
+      energy += weight * std::max(work.values[j], 0.0);
+      uint16_t* const forward_column = forward + head * dim * dirs + j;
+      uint16_t* const back_column = back + head * dim * dirs + j;
+      if (!keys) {
+        for (size_t i = 0; i < dim; ++i) forward_column[i * dirs] = Half(u[i]);
+        continue;
+      }
+      for (size_t i = 0; i < dim; ++i) {  // L u
+        double sum = 0;
+        for (size_t k = 0; k <= i; ++k) sum += work.factor[i * dim + k] * u[k];
+        forward_column[i * dirs] = Half(sum);
+      }
+      for (size_t i = dim; i-- > 0;) {  // L^T z = u
+        double rest = u[i];
+        for (size_t k = i + 1; k < dim; ++k) rest -= work.factor[k * dim + i] * work.row[k];
+        work.row[i] = rest / work.factor[i * dim + i];
+        back_column[i * dirs] = Half(work.row[i]);
+      }
+    }
+  }
+  if (recipe.rate > 0) {
+    GiveBits(energies.data<double>(), shape.kv_heads * tiles, recipe, basis.widths_);
+  } else {
+    std::fill_n(basis.widths_, shape.kv_heads * tiles, static_cast<uint8_t>(recipe.bits));
+  }
+  return result;
+}
+
+BasisRef::~BasisRef() {
+  // The last one to let go must see what the others did before.
+  if (basis_ == nullptr || basis_->references_.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  Memory& memory = basis_->memory_;
+  basis_->~Basis();
+  memory.Release(basis_, sizeof(Basis));
+}
+
+}  // namespace kvg

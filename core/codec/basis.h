@@ -1,0 +1,107 @@
+// Bases that a cache learns: which directions attention cares about, and how many bits each gets.
+//
+// Called by core/cache/side_cache. The basis of a side is made once, from rows of keys or values and,
+// for keys, from the queries that met them; from then on it never changes, and forks share it.
+//
+// Keys, per KV head: attention does not see the error e of a key but its product with queries, of
+// which the mean square is e^T C e, C the second moment of the queries. With C = L L^T and U the
+// eigenvectors of L^T S L, S the covariance of the keys, y = U^T L^T x has uncorrelated
+// directions, and white error in y is what costs every query alike. Values: eigenvectors of their
+// covariance. Bits go to tiles of directions by reverse water-filling over all heads.
+// (After OSCAR, arXiv 2605.17757, and transform coding as in KVTC and SVDq.)
+#ifndef KVGEAR_CORE_CODEC_BASIS_H_
+#define KVGEAR_CORE_CODEC_BASIS_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "core/base/memory.h"
+#include "core/codec/segment.h"
+#include "core/model/plan.h"
+#include "core/model/recipe.h"
+#include "kernels/ops.h"
+
+namespace kvg {
+
+// The second moment of the queries of each KV head's group, summed in whole numbers, so that the
+// order in which queries come changes nothing.
+class SeenQueries {
+ public:
+  SeenQueries() = default;
+  // Throws std::bad_alloc.
+  SeenQueries(Memory& memory, const Shape& shape);
+
+  explicit operator bool() const { return sums_.size() > 0; }
+  uint64_t rows() const { return rows_; }  // of each KV head
+  size_t bytes() const { return sums_.size(); }
+  // Adds query rows q[head_dim] of a KV head, one after the other; then AddRows says how many.
+  void Add(const Shape& shape, uint32_t kv_head, const float* q);
+  void AddRows(uint64_t rows) { rows_ += rows; }
+  bool full() const;
+  // Entry (i, j) of the mean of q q^T.
+  double Moment(const Shape& shape, uint32_t kv_head, uint32_t i, uint32_t j) const;
+
+ private:
+  Buffer sums_;  // int64 [kv_heads][head_dim][head_dim], the lower half
+  uint64_t rows_ = 0;
+};
+
+class BasisRef;
+
+// One side of one layer.
+class Basis {
+ public:
+  // `seen` may be empty, for values or where no query has come: every direction then counts alike.
+  // Rows as RowsView has them. Throws std::bad_alloc.
+  static BasisRef Make(Memory& memory, const Shape& shape, ops::Side side,
+                       const SideRecipe& recipe, const RowsView& x, uint64_t tokens,
+                       const SeenQueries& seen);
+  Basis(const Basis&) = delete;
+  Basis& operator=(const Basis&) = delete;
+
+  const ops::Map& map() const { return map_; }
+  // [kv_heads][tiles]
+  const uint8_t* widths() const { return widths_; }
+  size_t bytes() const { return sizeof(Basis) + matrices_.size(); }
+  bool shared() const { return references_.load(std::memory_order_relaxed) > 1; }
+
+ private:
+  friend class BasisRef;
+  Basis(Memory& memory, Buffer matrices) : memory_(memory), matrices_(std::move(matrices)) {}
+
+  Memory& memory_;
+  const Buffer matrices_;
+  ops::Map map_{};
+  uint8_t* widths_ = nullptr;
+  std::atomic<uint32_t> references_{1};
+};
+
+// Counted reference to a basis; may be empty.
+class BasisRef {
+ public:
+  BasisRef() = default;
+  BasisRef(const BasisRef& other) noexcept : basis_(other.basis_) {
+    if (basis_ != nullptr) basis_->references_.fetch_add(1, std::memory_order_relaxed);
+  }
+  BasisRef(BasisRef&& other) noexcept : basis_(std::exchange(other.basis_, nullptr)) {}
+  BasisRef& operator=(BasisRef other) noexcept {
+    std::swap(basis_, other.basis_);
+    return *this;
+  }
+  ~BasisRef();
+
+  const Basis* operator->() const { return basis_; }
+  explicit operator bool() const { return basis_ != nullptr; }
+  const Basis* get() const { return basis_; }
+
+ private:
+  friend class Basis;
+  explicit BasisRef(Basis* basis) : basis_(basis) {}  // adopts the first reference
+  Basis* basis_ = nullptr;
+};
+
+}  // namespace kvg
+
+#endif  // KVGEAR_CORE_CODEC_BASIS_H_
