@@ -156,8 +156,9 @@ inline void DecodeSlice(const ops::Piece& piece, const Slice& slice, Rows* rows)
   if (piece.rank > 0) AddLowRank(piece, slice, rows);
   if (piece.sparse_start != nullptr) AddSparse(piece, slice, rows);
   if (piece.map == nullptr) return;
-  UnmapRows(*piece.map, slice.head, piece.head_dim, piece.dirs,
-            rows->value + size_t{slice.begin} * piece.dirs, slice.end - slice.begin);
+  for (size_t token = slice.begin; token < slice.end; ++token) {
+    UnmapRow(*piece.map, slice.head, piece.head_dim, piece.dirs, rows->value + token * piece.dirs);
+  }
 }
 
 }  // namespace kvg::cpu::HWY_NAMESPACE::codec

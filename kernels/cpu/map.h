@@ -140,50 +140,30 @@ inline void MapRows(const ops::Map& map, size_t head, size_t dim, const uint16_t
   }
 }
 
-// row = M^-1 row for kRows rows, `stride` apart, which share the widening of the matrix.
-template <size_t kRows>
-HWY_INLINE void UnmapDenseRows(const uint16_t* back, size_t dim, size_t dirs, float* rows,
-                               size_t stride) {
+// row = M^-1 row; `row` has room for `dirs` elements, zero behind the first dim.
+inline void UnmapRow(const ops::Map& map, size_t head, size_t dim, size_t dirs, float* row) {
+  if (map.kind == ops::kMapHadamard) return Hadamard(map.block, dim, row);
   const F32Tag df;
   constexpr size_t kVectors = ops::kTileDirs / kF32Lanes;
-  alignas(ops::kAlign) float x[kRows][ops::kMaxHeadDim];
+  const uint16_t* back = MatrixOf(map.back, head, dim, dirs);
+  alignas(ops::kAlign) float x[ops::kMaxHeadDim];
   for (size_t i = 0; i < dim; ++i, back += dirs) {
-    F32 sum[kRows][kVectors];
-    for (size_t r = 0; r < kRows; ++r) {
-      for (size_t k = 0; k < kVectors; ++k) sum[r][k] = hn::Zero(df);
-    }
+    F32 sum[kVectors];
+    for (size_t k = 0; k < kVectors; ++k) sum[k] = hn::Zero(df);
     for (size_t j = 0; j < dirs; j += ops::kTileDirs) {
       for (size_t k = 0; k < kVectors; ++k) {
-        const F32 factor = LoadHalf(back + j + k * kF32Lanes);
-        for (size_t r = 0; r < kRows; ++r) {
-          const F32 y = hn::LoadU(df, rows + r * stride + j + k * kF32Lanes);
-          sum[r][k] = hn::Add(sum[r][k], hn::Mul(factor, y));
-        }
+        const size_t at = j + k * kF32Lanes;
+        sum[k] = hn::Add(sum[k], hn::Mul(LoadHalf(back + at), hn::LoadU(df, row + at)));
       }
     }
-    for (size_t r = 0; r < kRows; ++r) {
-      alignas(ops::kAlign) float part[ops::kTileDirs];
-      for (size_t k = 0; k < kVectors; ++k) hn::Store(sum[r][k], df, part + k * kF32Lanes);
-      for (size_t half = ops::kTileDirs / 2; half > 0; half /= 2) {
-        for (size_t k = 0; k < half; ++k) part[k] += part[k + half];
-      }
-      x[r][i] = part[0];
+    alignas(ops::kAlign) float part[ops::kTileDirs];
+    for (size_t k = 0; k < kVectors; ++k) hn::Store(sum[k], df, part + k * kF32Lanes);
+    for (size_t half = ops::kTileDirs / 2; half > 0; half /= 2) {
+      for (size_t k = 0; k < half; ++k) part[k] += part[k + half];
     }
+    x[i] = part[0];
   }
-  for (size_t r = 0; r < kRows; ++r) std::copy_n(x[r], dim, rows + r * stride);
-}
-
-// row = M^-1 row for `count` rows, each with room for `dirs` elements, `dirs` apart.
-inline void UnmapRows(const ops::Map& map, size_t head, size_t dim, size_t dirs, float* rows,
-                      size_t count) {
-  if (map.kind == ops::kMapHadamard) {
-    for (size_t t = 0; t < count; ++t) Hadamard(map.block, dim, rows + t * dirs);
-    return;
-  }
-  const uint16_t* const back = MatrixOf(map.back, head, dim, dirs);
-  size_t t = 0;
-  for (; t + 4 <= count; t += 4) UnmapDenseRows<4>(back, dim, dirs, rows + t * dirs, dirs);
-  for (; t < count; ++t) UnmapDenseRows<1>(back, dim, dirs, rows + t * dirs, dirs);
+  std::copy_n(x, dim, row);
 }
 
 }  // namespace kvg::cpu::HWY_NAMESPACE::codec

@@ -668,10 +668,9 @@ class Mapper {
   // Runs of x need not begin where blocks of the piece do.
   void MeasureRows(const ops::Piece& piece, uint32_t head, uint64_t first, uint64_t count,
                    double* sums) const {
-    const F32Tag df;
     Rows rows;
-    WideSum norm;
-    WideSum error;
+    double norm = 0;
+    double error = 0;
     for (uint64_t slot = args_.at + first, end = slot + count; slot < end;) {
       const uint64_t block = slot / kBlockTokens;
       const uint64_t stop = std::min(end, (block + 1) * kBlockTokens);
@@ -681,22 +680,16 @@ class Mapper {
       for (uint32_t token = slice.begin; token < slice.end; ++token, ++slot) {
         const uint16_t* const x = X(head, slot - args_.at);
         const float* const decoded = rows.value + size_t{token} * out_.dirs;
-        F32 left_sum = hn::Zero(df);
-        for (size_t d = 0; d < out_.head_dim; d += kF32Lanes) {
-          uint16_t part[kF32Lanes] = {};
-          const size_t count = std::min<size_t>(kF32Lanes, out_.head_dim - d);
-          if (count < kF32Lanes) std::copy_n(x + d, count, part);
-          const F32 exact = LoadHalf(count < kF32Lanes ? part : x + d);
-          F32 left = hn::Sub(exact, hn::LoadU(df, decoded + d));
-          if (count < kF32Lanes) left = hn::IfThenElseZero(hn::FirstN(df, count), left);
-          norm.Add(hn::Mul(exact, exact));  // exact, for a product of fp16 numbers
-          left_sum = hn::MulAdd(left, left, left_sum);
+        for (size_t d = 0; d < out_.head_dim; ++d) {
+          const double exact = F16ToF32(x[d]);
+          const double left = exact - static_cast<double>(decoded[d]);
+          norm += exact * exact;
+          error += left * left;
         }
-        error.Add(left_sum);
       }
     }
-    sums[0] = norm.Total();
-    sums[1] = error.Total();
+    sums[0] = norm;
+    sums[1] = error;
   }
 
   const ops::SealArgs& args_;

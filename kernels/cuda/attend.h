@@ -28,11 +28,12 @@ struct DeviceItem {
   uint64_t first_unit;  // written by PlanAttend
 };
 
-// What most pieces of one side look like. It sizes the buffers of shared memory; pieces that do not
-// fit are read another way, slower and with the same result up to rounding.
+// What most pieces of one side look like: which of the kernels is made for them. Pieces that look
+// otherwise are read another way, slower and with the same result up to rounding.
 struct DeviceForm {
-  uint32_t width;  // of the codes; 16 for fp16 rows
-  bool sparse;
+  uint32_t width = 16;  // of the codes; 16 for fp16 rows
+  bool sparse = false;
+  bool by_channel = false;  // axis of the scales
 };
 
 // Shapes, types and strides as in ops::AttendArgs.
@@ -56,8 +57,9 @@ struct DeviceAttend {
 };
 
 struct AttendPlan {
-  uint64_t units;          // thread blocks to launch
-  uint64_t scratch_bytes;  // 0 if there is nothing to merge
+  uint64_t units;           // thread blocks to launch
+  uint64_t length_of_each;  // of the sequences; 0 if they differ
+  uint64_t scratch_bytes;   // 0 if there is nothing to merge
   uint64_t tickets;
 };
 

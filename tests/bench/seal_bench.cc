@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "core/codec/basis.h"
 #include "core/codec/segment.h"
 #include "core/model/recipe.h"
 #include "tests/bench/bench_common.h"
@@ -40,16 +39,11 @@ void SealOne(benchmark::State& state, const std::string& recipe, ops::Side side)
   const ThreadPool::Lease lease = runtime->pool().Acquire();
   const Recipe parsed = Value(ParseRecipe(recipe));
   const SideRecipe& of_side = side == ops::kSideK ? parsed.k : parsed.v;
+  const SegmentForm form = SegmentForm::Of(of_side, kShape, side, kSegmentTokens, false);
+  const SegmentRef segment = Segment::Create(runtime->memory(), form, 0);
   // Head by head, as the window hands them over.
   const auto x = MakeTensor(1, kSegmentTokens * kShape.kv_heads, 1, kShape.head_dim);
   const RowsView rows{.rows = x.data(), .head_stride = kSegmentTokens * kShape.head_dim};
-  SegmentForm form = SegmentForm::Of(of_side, kShape, side, kSegmentTokens, false);
-  BasisRef basis;  // known already
-  if (of_side.map == SideRecipe::kOnline) {
-    basis = Basis::Make(runtime->memory(), kShape, side, of_side, rows, kSegmentTokens, {});
-    form = form.In(*basis.get());
-  }
-  const SegmentRef segment = Segment::Create(runtime->memory(), form, 0);
   double error_sq = 0;
   for (auto _ : state) {
     const SealedRun run =

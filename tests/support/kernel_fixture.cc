@@ -51,13 +51,24 @@ const char* AxisName(ops::Axis axis) { return axis == ops::kAxisToken ? "token" 
 
 // ------------------------------------------------------------------------------------ basics
 
+namespace {
+std::vector<const ops::Table*>& Instead() {
+  static std::vector<const ops::Table*> tables;
+  return tables;
+}
+}  // namespace
+
+void TestInstead(const ops::Table* table) { Instead() = {table}; }
+
 std::vector<const ops::Table*> CpuTables() {
+  if (!Instead().empty()) return Instead();
   size_t count = 0;
   const ops::Table* const* tables = ops::CpuTables(&count);
   return {tables, tables + count};
 }
 
 std::vector<const ops::Table*> AllTables() {
+  if (!Instead().empty()) return Instead();
   std::vector<const ops::Table*> tables = CpuTables();
   tables.push_back(&ops::ReferenceTable());
   return tables;

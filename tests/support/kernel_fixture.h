@@ -27,6 +27,9 @@ std::vector<const ops::Table*> CpuTables();
 // Those and the reference, for what holds of every table.
 std::vector<const ops::Table*> AllTables();
 
+// Both lists become this one table: of a device, in programs of tests/gpu.
+void TestInstead(const ops::Table* table);
+
 // splitmix64: the same numbers everywhere.
 class Random {
  public:

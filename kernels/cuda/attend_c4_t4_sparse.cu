@@ -1,0 +1,10 @@
+// Attend on CUDA for 4-bit codes, keys by channel, outliers.
+#include "kernels/cuda/attend_launch.cuh"
+
+namespace kvg::cuda {
+
+cudaError_t Launch_c4_t4_sparse(const AttendParams& p, uint32_t units, cudaStream_t stream) {
+  return LaunchSpec<Spec<kByChannel, 4, kByToken, 4, true>>(p, units, stream);
+}
+
+}  // namespace kvg::cuda

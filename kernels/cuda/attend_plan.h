@@ -1,0 +1,82 @@
+// How attention on CUDA cuts its work into units: the same arithmetic on the host and the device.
+//
+// Included by attend.cu and attend_kernel.cuh.
+#ifndef KVGEAR_KERNELS_CUDA_ATTEND_PLAN_H_
+#define KVGEAR_KERNELS_CUDA_ATTEND_PLAN_H_
+
+#include <cstdint>
+
+#include "kernels/cuda/attend.h"
+#include "kernels/cuda/attend_spec.h"
+
+namespace kvg::cuda {
+
+// A warp marks its blocks of a chunk in 32 bits.
+inline constexpr uint64_t kMostChunkTokens = 32 * kWarps * ops::kBlockTokens;
+
+struct Span {
+  uint64_t first, end;
+};
+
+struct AttendShape {
+  uint32_t kv_heads, queries, columns;  // columns: of one KV head
+  bool causal;
+  uint64_t sliding_window;
+  uint64_t chunk_tokens;  // 0 = from the length
+
+  __host__ __device__ uint32_t column_tiles() const { return (columns + kColumns - 1) / kColumns; }
+
+  // The tokens that a query sees.
+  __host__ __device__ Span Sees(uint64_t length, uint32_t query) const {
+    const uint64_t own = length - queries + query;
+    Span out{0, causal ? own + 1 : length};
+    if (sliding_window > 0 && own + 1 > sliding_window) out.first = own + 1 - sliding_window;
+    return out;
+  }
+};
+
+struct ItemPlan {
+  uint64_t chunk_tokens, first_chunk;
+  uint32_t chunks;
+};
+
+// Chunks that fill the multiprocessors of the largest devices (3 units to each of 132) once if the
+// sequence is alone, but none so short that beginning and merging it costs more than it gains.
+__host__ __device__ inline ItemPlan PlanItem(const AttendShape& shape, uint64_t length) {
+  constexpr uint64_t unit = kWarps * ops::kBlockTokens;
+  uint64_t tokens = shape.chunk_tokens;
+  if (tokens == 0) {
+    const uint64_t others = uint64_t{shape.kv_heads} * shape.column_tiles();
+    const uint64_t chunks = others < 396 ? 396 / others : 1;
+    tokens = (length + chunks - 1) / chunks;
+    const uint64_t least = length > 8192 ? 2048 : length >= 4096 ? 1024 : 256;
+    tokens = tokens < least ? least : tokens;
+  }
+  tokens = (tokens + unit - 1) / unit * unit;
+  if (tokens > kMostChunkTokens) tokens = kMostChunkTokens;
+  ItemPlan out;
+  out.chunk_tokens = tokens;
+  out.first_chunk = shape.Sees(length, 0).first / tokens;
+  out.chunks = static_cast<uint32_t>((length + tokens - 1) / tokens - out.first_chunk);
+  return out;
+}
+
+// What the kernel takes.
+struct AttendParams {
+  const DeviceItem* items;
+  uint64_t count;
+  uint32_t units_of_each;  // 0 if items differ
+  ItemPlan plan;           // of each item, unless they differ
+  uint32_t q_heads, kv_heads, head_dim;
+  AttendShape shape;
+  ops::DType q_dtype, out_dtype;
+  int64_t q_token_stride, q_head_stride;
+  int64_t out_token_stride, out_head_stride;
+  float scale, softcap;
+  float* scratch;
+  uint32_t* tickets;
+};
+
+}  // namespace kvg::cuda
+
+#endif  // KVGEAR_KERNELS_CUDA_ATTEND_PLAN_H_

@@ -1,0 +1,10 @@
+// Attend on CUDA for 4-bit codes by token.
+#include "kernels/cuda/attend_launch.cuh"
+
+namespace kvg::cuda {
+
+cudaError_t Launch_t4_t4(const AttendParams& p, uint32_t units, cudaStream_t stream) {
+  return LaunchSpec<Spec<kByToken, 4, kByToken, 4, false>>(p, units, stream);
+}
+
+}  // namespace kvg::cuda

@@ -1,0 +1,10 @@
+// Attend on CUDA for 8-bit codes by token.
+#include "kernels/cuda/attend_launch.cuh"
+
+namespace kvg::cuda {
+
+cudaError_t Launch_t8_t8(const AttendParams& p, uint32_t units, cudaStream_t stream) {
+  return LaunchSpec<Spec<kByToken, 8, kByToken, 8, false>>(p, units, stream);
+}
+
+}  // namespace kvg::cuda
