@@ -180,6 +180,10 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "first_token", first, true));
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "the end of the range,", end, false));
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+      if (of.side(side).recipe().map == SideRecipe::kOnline) {
+        return UnsupportedError("layer ", layer, " learns a basis, for which saved caches have no ",
+                                "place yet; save caches of recipes without map=online");
+      }
       parts.push_back(PartOf(of.side(side), layer, side, first, end));
       KVG_RETURN_IF_ERROR(CheckMaps(parts.back()));
     }
