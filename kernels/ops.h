@@ -225,6 +225,25 @@ struct ReadArgs {
   void* out;  // [tokens][kv_heads][head_dim]
 };
 
+// The attention that tokens get from some queries, without a matrix of all of it.
+// sums[h][t] += mean over the query heads of KV head h of the sum over queries i of
+// weight[i] * softmax over the first sees[h][i] tokens (scale * q[i] . k)[t]; nothing for others.
+struct ScoreArgs {
+  Sequence k;
+  uint64_t length;  // tokens of k, >= 1
+  uint32_t q_heads, kv_heads, head_dim;
+  uint32_t queries;
+  const void* q;  // [queries][q_heads][head_dim]
+  DType q_dtype;
+  int64_t q_token_stride, q_head_stride;  // in elements; innermost is 1
+  float scale;
+  float softcap;         // as in AttendArgs
+  const uint64_t* sees;  // [kv_heads][queries], 1 to length
+  const float* weight;   // [queries]
+  float* sums;           // [kv_heads][length]
+  void* scratch;         // score_scratch(args, workers) bytes, kAlign aligned
+};
+
 // fp16 rows <- caller's tensor, with a check of every element.
 struct IngestArgs {
   const void* x;  // element [0][0][0]
@@ -253,6 +272,8 @@ struct Table {
   void (*read)(const ReadArgs* args);
   // Returns false, with rows in any state, if an element is NaN, infinite or rounds beyond 65504.
   bool (*ingest)(const IngestArgs* args);
+  uint64_t (*score_scratch)(const ScoreArgs* args, uint32_t workers);
+  void (*score)(const ScoreArgs* args, const Parallel* parallel);
 };
 
 // The scalar truth.

@@ -283,6 +283,41 @@ func rawAttendDesc(q, out DType, o *AttendOptions) raw.KvgAttendDesc {
 	return desc
 }
 
+// AttendObserve is Attend, and gives the layer's policy the scores of these queries.
+//
+// From kvgear.h, kvg_cache_attend_observe:
+//
+//	As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
+func (c *Cache) AttendObserve(layer uint32, q, out Tensor, o AttendOptions) error {
+	return c.write("kvg_cache_attend_observe", func() error {
+		if o.Queries == 0 {
+			o.Queries = uint32(q.Len() / (int(c.shape.QHeads) * int(c.shape.HeadDim)))
+		}
+		desc := rawAttendDesc(q.dtype, out.dtype, &o)
+		return raw.KvgCacheAttendObserve(c.ptr, layer, q.bytes, out.bytes, &desc)
+	})
+}
+
+// Held returns the number of tokens that a layer holds: all but those evicted.
+//
+// From kvgear.h, kvg_cache_held:
+//
+//	Number of slots of a layer: tokens that it holds for each KV head.
+func (c *Cache) Held(layer uint32) (slots uint64, err error) {
+	err = c.read("kvg_cache_held", func() error { return raw.KvgCacheHeld(c.ptr, layer, &slots) })
+	return slots, err
+}
+
+// Select ends the prompt of a layer, or of AllLayers, and lets its policy act if it is due.
+//
+// From kvgear.h, kvg_cache_select:
+//
+//	Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if
+//	it is due. Does nothing on layers that keep all tokens.
+func (c *Cache) Select(layer uint32) error {
+	return c.write("kvg_cache_select", func() error { return raw.KvgCacheSelect(c.ptr, layer) })
+}
+
 // Read reads tokens back, decompressed, into out: [tokens, kv_heads, head_dim], contiguous.
 //
 // From kvgear.h, kvg_cache_read:
@@ -299,7 +334,7 @@ func (c *Cache) Read(layer uint32, side Side, firstToken, tokens uint64, out Ten
 //
 // From kvgear.h, kvg_cache_length:
 //
-//	Number of tokens appended to a layer and not truncated.
+//	Number of tokens appended to a layer and not truncated, evicted ones included.
 func (c *Cache) Length(layer uint32) (tokens uint64, err error) {
 	err = c.read("kvg_cache_length", func() error { return raw.KvgCacheLength(c.ptr, layer, &tokens) })
 	return tokens, err

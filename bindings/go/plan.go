@@ -35,6 +35,27 @@ func Recipes() []Recipe {
 	return recipes
 }
 
+// Policies returns the rules that keep only some tokens; a policy's name is a recipe's too.
+//
+// From kvgear.h, kvg_policy_count:
+//
+//	Returns how many policies there are: rules that keep only some tokens, or give tokens different widths. The name of a policy is also that of a recipe, with the defaults that it was published with; and "RECIPE,select=POLICY" adds it to another, as in "gear-4,select=h2o,budget=0.2".
+//
+// From kvgear.h, kvg_policy_name:
+//
+//	Returns the name of policy `index`, or NULL when index >= kvg_policy_count(). Static string.
+//
+// From kvgear.h, kvg_policy_summary:
+//
+//	Returns one sentence on policy `index`, or NULL when out of range. Static string.
+func Policies() []Recipe {
+	policies := make([]Recipe, raw.KvgPolicyCount())
+	for i := range policies {
+		policies[i] = Recipe{raw.KvgPolicyName(uint32(i)), raw.KvgPolicySummary(uint32(i))}
+	}
+	return policies
+}
+
 // CanonicalRecipe checks a recipe text and returns its canonical form.
 //
 // From kvgear.h, kvg_recipe_canonical:

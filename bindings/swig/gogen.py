@@ -61,6 +61,13 @@ NOT_BOUND = {
     "kvg_prefix_find": "not yet",
     "kvg_prefix_clear": "not yet",
     "kvg_prefix_read_stats": "not yet",
+    "kvg_cache_positions": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_bits": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_append_at": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_observe": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_probe": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_probe_positions": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_next_tokens": "takes or gives a list of numbers, which only the C interface has so far",
 }
 
 

@@ -118,6 +118,13 @@
 %kvg_optional(kvg_cache_extend, desc)
 %kvg_optional(kvg_cache_extend_buffer, desc)
 
+%kvg_value_out(kvg_cache_held, uint64_t, slots)
+%kvg_bytes_in(kvg_cache_append_at, k, k_bytes)
+%kvg_bytes_in(kvg_cache_append_at, v, v_bytes)
+%kvg_bytes_in(kvg_cache_probe, q, q_bytes)
+%kvg_bytes_in(kvg_cache_attend_observe, q, q_bytes)
+%kvg_bytes_out(kvg_cache_attend_observe, out, out_bytes)
+
 /* The log callback: each language has its own way to call back. */
 %kvg_raw(kvg_runtime_set_log)
 /* Streams call back too; a buffer that is filled is asked for its length first. */
@@ -128,5 +135,13 @@
 /* Slices of numbers. */
 %kvg_raw(kvg_prefix_insert)
 %kvg_raw(kvg_prefix_find)
+/* Lists of numbers. */
+%kvg_raw(kvg_cache_positions)
+%kvg_raw(kvg_cache_bits)
+%kvg_raw(kvg_cache_append_at)
+%kvg_raw(kvg_cache_observe)
+%kvg_raw(kvg_cache_probe)
+%kvg_raw(kvg_cache_probe_positions)
+%kvg_raw(kvg_cache_next_tokens)
 
 %include "kvgear/kvgear.h"

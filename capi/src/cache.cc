@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "capi/src/arguments.h"
+#include "capi/src/descs.h"
 #include "capi/src/guard.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
@@ -13,8 +14,6 @@
 using kvg::capi::CheckDType;
 using kvg::capi::CheckHandle;
 using kvg::capi::CheckPointer;
-using kvg::capi::CheckReserved;
-using kvg::capi::CheckStream;
 using kvg::capi::EndHandle;
 using kvg::capi::Guard;
 using kvg::capi::InitStruct;
@@ -49,15 +48,9 @@ kvg_status kvg_cache_append(kvg_cache* cache, uint32_t layer, const void* k, siz
                             kvg_error* err) {
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
-    kvg_append_desc d;
-    kvg_append_desc_init(&d);
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(desc, &d));
-    kvg::ops::DType dtype = kvg::ops::kF16;
-    KVG_RETURN_IF_ERROR(CheckDType(d.dtype, "dtype", &dtype));
-    KVG_RETURN_IF_ERROR(CheckStream(d.stream));
-    const kvg::TensorView keys = {k, k_bytes, d.k_token_stride, d.k_head_stride, d.k_dim_stride};
-    const kvg::TensorView values = {v, v_bytes, d.v_token_stride, d.v_head_stride, d.v_dim_stride};
-    return cache->cache->Append(layer, keys, values, dtype, d.tokens);
+    kvg::capi::AppendInput input;
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(desc, k, k_bytes, v, v_bytes, &input));
+    return cache->cache->Append(layer, input.k, input.v, input.dtype, input.tokens);
   });
 }
 
@@ -74,26 +67,8 @@ kvg_status kvg_cache_attend(const kvg_cache* cache, uint32_t layer, const void* 
                             kvg_error* err) {
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
-    kvg_attend_desc d;
-    kvg_attend_desc_init(&d);
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(desc, &d));
     kvg::AttendOptions options;
-    KVG_RETURN_IF_ERROR(CheckDType(d.q_dtype, "q_dtype", &options.q_dtype));
-    KVG_RETURN_IF_ERROR(CheckDType(d.out_dtype, "out_dtype", &options.out_dtype));
-    KVG_RETURN_IF_ERROR(CheckReserved(d.reserved, "reserved of the kvg_attend_desc"));
-    KVG_RETURN_IF_ERROR(CheckStream(d.stream));
-    if (d.non_causal > 1) {
-      return kvg::UnsupportedError("non_causal is ", d.non_causal, "; it may be 0 or 1");
-    }
-    options.queries = d.queries;
-    options.causal = d.non_causal == 0;
-    options.scale = d.scale;
-    options.softcap = d.logit_softcap;
-    options.sliding_window = d.sliding_window;
-    options.q_token_stride = d.q_token_stride;
-    options.q_head_stride = d.q_head_stride;
-    options.out_token_stride = d.out_token_stride;
-    options.out_head_stride = d.out_head_stride;
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(desc, &options));
     return cache->cache->Attend(layer, q, q_bytes, out, out_bytes, options);
   });
 }
@@ -196,6 +171,8 @@ kvg_status kvg_cache_stats(const kvg_cache* cache, uint32_t layer, kvg_side side
     ours.rel_error_v_mean = found->rel_error_v_mean;
     ours.rel_error_v_worst = found->rel_error_v_worst;
     ours.bytes_mapped = found->bytes_mapped;
+    ours.tokens_appended = found->appended;
+    ours.tokens_evicted = found->appended - found->tokens;
     kvg::capi::WriteStruct(ours, size, stats);
     return absl::OkStatus();
   });

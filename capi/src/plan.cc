@@ -9,6 +9,7 @@
 #include "capi/src/structs.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
+#include "core/select/policy.h"
 #include "kvgear/kvgear.h"
 
 using kvg::capi::CheckHandle;
@@ -31,6 +32,24 @@ const char* kvg_recipe_name(uint32_t index) {
 
 const char* kvg_recipe_summary(uint32_t index) {
   return GuardValue(static_cast<const char*>(nullptr), [&] { return kvg::RecipeSummary(index); });
+}
+
+uint32_t kvg_policy_count(void) {
+  return GuardValue(uint32_t{0}, [] { return kvg::PolicyCount(); });
+}
+
+const char* kvg_policy_name(uint32_t index) {
+  return GuardValue(static_cast<const char*>(nullptr), [&]() -> const char* {
+    const kvg::PolicyInfo* policy = kvg::PolicyAt(index);
+    return policy == nullptr ? nullptr : policy->name;
+  });
+}
+
+const char* kvg_policy_summary(uint32_t index) {
+  return GuardValue(static_cast<const char*>(nullptr), [&]() -> const char* {
+    const kvg::PolicyInfo* policy = kvg::PolicyAt(index);
+    return policy == nullptr ? nullptr : policy->summary;
+  });
 }
 
 kvg_status kvg_recipe_canonical(const char* recipe, char* text, size_t text_len, size_t* needed,

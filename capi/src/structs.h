@@ -62,7 +62,8 @@ KVG_LAYOUT(kvg_stats, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END(S, 
            KVG_END(S, bytes_shared), KVG_END(S, bytes_fp16), KVG_END(S, bits_per_element),
            KVG_END(S, rel_error_k_mean), KVG_END(S, rel_error_k_worst),
            KVG_END(S, rel_error_v_mean), KVG_END(S, rel_error_v_worst),
-           KVG_END(S, bytes_mapped));
+           KVG_END(S, bytes_mapped), KVG_END(S, tokens_appended),
+           KVG_END(S, tokens_evicted), KVG_END(S, tokens_absorbed));
 KVG_LAYOUT(kvg_save_desc, KVG_END(S, struct_size), KVG_END(S, first_layer), KVG_END(S, layers),
            KVG_END(S, no_sync), KVG_END(S, first_token), KVG_END(S, tokens),
            KVG_END(S, fingerprint), KVG_END(S, fingerprint_bytes));

@@ -48,6 +48,7 @@ void Add(const SideStats& side, const Shape& shape, Stats& stats) {
   stats.bytes_state += side.state;
   stats.bytes_shared += side.shared;
   stats.bytes_mapped += side.mapped;
+  stats.bytes_positions += side.positions;
 }
 
 // Formats and logs a line without allocating: nothing may fail once an append is done.
@@ -66,7 +67,7 @@ Cache::Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan)
       plan_(std::move(plan)),
       layers_(plan_->shape().layers, &runtime_->resource()) {
   for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
-    layers_[layer].Init(plan_->shape(), plan_->recipe(layer), layer);
+    layers_[layer].Init(*runtime_, plan_->shape(), plan_->recipe(layer), layer);
   }
 }
 
@@ -81,12 +82,16 @@ absl::Status Cache::CheckLayer(uint32_t layer) const {
 }
 
 absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView& v,
-                           ops::DType dtype, uint64_t tokens) {
+                           ops::DType dtype, uint64_t tokens, const uint64_t* positions) {
   KVG_RETURN_IF_ERROR(CheckLayer(layer));
   if (tokens == 0) return absl::OkStatus();
   if (tokens > kMaxTokens || layers_[layer].length() > kMaxTokens - tokens) {
     return InvalidError("tokens is ", tokens, ", and layer ", layer, " holds ",
                         layers_[layer].length(), "; a layer holds at most ", kMaxTokens);
+  }
+  if (positions != nullptr && layers_[layer].selected() == nullptr) {
+    return StateError("layer ", layer, " keeps all tokens and counts their positions itself; append"
+                      " without positions, or choose a recipe that selects tokens");
   }
   const absl::StatusOr<ops::IngestArgs> k_args =
       IngestOf(ops::kSideK, k, dtype, tokens, plan_->shape());
@@ -95,10 +100,10 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
       IngestOf(ops::kSideV, v, dtype, tokens, plan_->shape());
   KVG_RETURN_IF_ERROR(v_args.status());
   LayerCache& cache = layers_[layer];
-  const uint64_t k_sealed = cache.side(ops::kSideK).sealed();
-  const uint64_t v_sealed = cache.side(ops::kSideV).sealed();
+  const uint64_t k_sealed = cache.sealed(ops::kSideK);
+  const uint64_t v_sealed = cache.sealed(ops::kSideV);
   try {
-    KVG_RETURN_IF_ERROR(cache.Append(*runtime_, *k_args, *v_args));
+    KVG_RETURN_IF_ERROR(cache.Append(*runtime_, *k_args, *v_args, positions));
   } catch (const BudgetExceeded&) {
     LogLine(*runtime_, LogLevel::kWarn,
             "layer %" PRIu32 ": %" PRIu64 " tokens refused, the memory budget of %" PRIu64
@@ -106,8 +111,8 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
             layer, tokens, runtime_->memory().budget());
     throw;
   }
-  const uint64_t k_now = cache.side(ops::kSideK).sealed() - k_sealed;
-  const uint64_t v_now = cache.side(ops::kSideV).sealed() - v_sealed;
+  const uint64_t k_now = cache.sealed(ops::kSideK) - k_sealed;
+  const uint64_t v_now = cache.sealed(ops::kSideV) - v_sealed;
   if (k_now + v_now > 0) {
     LogLine(*runtime_, LogLevel::kDebug,
             "layer %" PRIu32 ": sealed %" PRIu64 " tokens of K and %" PRIu64 " of V", layer, k_now,
@@ -122,10 +127,11 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
   const Shape& shape = plan_->shape();
   const LayerCache& cache = layers_[layer];
   if (options.queries == 0) return InvalidError("queries is 0; ask for at least one");
-  if (options.queries > cache.length()) {
+  if (options.queries > cache.held()) {
     return InvalidError("queries is ", options.queries, " but layer ", layer, " holds ",
-                        cache.length(), " tokens; append the queries' keys and values first");
+                        cache.held(), " tokens; append the queries' keys and values first");
   }
+  KVG_RETURN_IF_ERROR(CheckHoles(layer, options));
   if (!std::isfinite(options.scale)) return InvalidError("scale must be finite");
   if (!std::isfinite(options.softcap) || options.softcap < 0) {
     return InvalidError("logit_softcap must be finite and not negative");
@@ -143,12 +149,12 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
   KVG_RETURN_IF_ERROR(
       CheckApart("q", q, options.q_dtype, q_extent, "out", out, options.out_dtype, out_extent));
 
-  const PieceList k_pieces = cache.side(ops::kSideK).Pieces(runtime_->memory());
-  const PieceList v_pieces = cache.side(ops::kSideV).Pieces(runtime_->memory());
+  const PieceList k_pieces = cache.Pieces(ops::kSideK, runtime_->memory());
+  const PieceList v_pieces = cache.Pieces(ops::kSideV, runtime_->memory());
   ops::AttendItem item{};
   item.k = k_pieces.sequence();
   item.v = v_pieces.sequence();
-  item.length = cache.length();
+  item.length = cache.held();
   item.q = q;
   item.out = out;
   ops::AttendArgs args{};
@@ -185,7 +191,7 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
 absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, uint64_t tokens,
                          ops::DType dtype, void* out, size_t out_bytes) const {
   KVG_RETURN_IF_ERROR(CheckLayer(layer));
-  const uint64_t length = layers_[layer].length();
+  const uint64_t length = layers_[layer].held();
   if (first_token > length || tokens > length - first_token) {
     return InvalidError("tokens ", first_token, " to ", first_token, " + ", tokens,
                         " were asked for but layer ", layer, " holds ", length);
@@ -194,7 +200,7 @@ absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, u
   const Shape& shape = plan_->shape();
   const Extent extent = ExtentOf(tokens, shape.kv_heads, shape.head_dim, 0, 0, 0);
   KVG_RETURN_IF_ERROR(CheckTensor("out", out, out_bytes, dtype, extent));
-  const PieceList pieces = layers_[layer].side(side).Pieces(runtime_->memory());
+  const PieceList pieces = layers_[layer].Pieces(side, runtime_->memory());
   ops::ReadArgs args{};
   args.side = pieces.sequence();
   args.kv_heads = shape.kv_heads;
@@ -236,7 +242,7 @@ void Cache::Swap(Cache& other) noexcept { layers_.swap(other.layers_); }
 
 absl::StatusOr<std::unique_ptr<Cache>> Cache::Fork() const {
   std::unique_ptr<Cache> fork(new Cache(runtime_, plan_));
-  for (size_t i = 0; i < layers_.size(); ++i) fork->layers_[i].CopyFrom(layers_[i]);
+  for (size_t i = 0; i < layers_.size(); ++i) fork->layers_[i].CopyFrom(layers_[i], *runtime_);
   return fork;
 }
 
@@ -249,14 +255,15 @@ absl::StatusOr<Stats> Cache::GetStats(uint32_t layer, bool want_k, bool want_v) 
   double error[2] = {0, 0};
   double worst[2] = {0, 0};
   for (size_t i = first; i < last; ++i) {
-    stats.tokens += layers_[i].length();
+    stats.tokens += layers_[i].held();
+    stats.appended += layers_[i].length();
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       if (!(side == ops::kSideK ? want_k : want_v)) continue;
-      const SideStats one = layers_[i].side(side).Stats();
+      const SideStats one = layers_[i].Stats(side);
       Add(one, plan_->shape(), stats);
       // Each side answers for its half of the layer, so that the sides add up to the whole.
-      static_assert(sizeof(LayerCache) == 2 * sizeof(SideCache));
-      stats.bytes_bookkeeping += sizeof(SideCache);
+      constexpr uint64_t kBoth = sizeof(LayerCache);
+      stats.bytes_bookkeeping += side == ops::kSideK ? kBoth - kBoth / 2 : kBoth / 2;
       compressed[side] += one.sealed_tokens;
       error[side] += one.error_tokens;
       worst[side] = std::max(worst[side], one.error_worst);

@@ -47,6 +47,7 @@ struct Stats {
   uint64_t bytes_positions = 0, bytes_state = 0;
   uint64_t bytes_window_used = 0, bytes_window_allocated = 0, bytes_bookkeeping = 0;
   uint64_t bytes_shared = 0, bytes_mapped = 0;
+  uint64_t appended = 0;  // tokens that came, kept or not, summed over layers
   double rel_error_k_mean = 0, rel_error_k_worst = 0, rel_error_v_mean = 0, rel_error_v_worst = 0;
 
   uint64_t bytes_total() const {
@@ -62,7 +63,7 @@ class Cache {
                                                        std::shared_ptr<const Plan> plan);
 
   absl::Status Append(uint32_t layer, const TensorView& k, const TensorView& v, ops::DType dtype,
-                      uint64_t tokens);
+                      uint64_t tokens, const uint64_t* positions = nullptr);
   absl::Status Attend(uint32_t layer, const void* q, size_t q_bytes, void* out, size_t out_bytes,
                       const AttendOptions& options) const;
   absl::Status Read(uint32_t layer, ops::Side side, uint64_t first_token, uint64_t tokens,
@@ -88,6 +89,25 @@ class Cache {
   // For core/format.
   LayerCache& layer(uint32_t i) { return layers_[i]; }
   const LayerCache& layer(uint32_t i) const { return layers_[i]; }
+  // Selection of tokens; see kvgear.h for what each does on layers that keep all.
+  absl::StatusOr<uint64_t> Held(uint32_t layer) const;
+  absl::Status CheckKvHead(uint32_t kv_head) const;
+  // For what cannot do with selected tokens yet; `what` is that.
+  absl::Status CheckKeepsAll(const char* what) const;
+  absl::Status Select(uint32_t layer);  // layer or kAllLayers
+  absl::Status Positions(uint32_t layer, uint32_t kv_head, uint64_t* positions) const;  // [Held]
+  absl::Status Bits(uint32_t layer, ops::Side side, uint8_t* bits) const;               // [Held]
+  absl::Status Observe(uint32_t layer, const float* scores, size_t count, uint64_t rows);
+  // Query i of q is of the token at positions[i]. Of the options what concerns q and logits.
+  absl::Status Probe(uint32_t layer, const void* q, size_t q_bytes, const uint64_t* positions,
+                     const AttendOptions& options);
+  absl::Status AttendObserve(uint32_t layer, const void* q, size_t q_bytes, void* out,
+                             size_t out_bytes, const AttendOptions& options);
+  absl::StatusOr<uint64_t> ProbeRoom(uint32_t layer) const;
+  // At most ProbeRoom; their number is the result.
+  absl::StatusOr<uint64_t> ProbePositions(uint32_t layer, uint64_t* positions) const;
+  // With `slots` nullptr only their number.
+  absl::StatusOr<uint64_t> NextTokens(uint32_t layer, uint64_t* slots) const;
 
   const Plan& plan() const { return *plan_; }
   const std::shared_ptr<const Plan>& shared_plan() const { return plan_; }
@@ -97,6 +117,10 @@ class Cache {
  private:
   Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan);
   absl::Status CheckLayer(uint32_t layer) const;
+  // Whether the masks asked for mean something among the tokens that the layer holds.
+  absl::Status CheckHoles(uint32_t layer, const AttendOptions& options) const;
+  absl::Status Score(uint32_t layer, const void* q, size_t q_bytes, const uint64_t* positions,
+                     const AttendOptions& options, SelectedLayer::Observation& out) const;
 
   const std::shared_ptr<Runtime> runtime_;
   const std::shared_ptr<const Plan> plan_;

@@ -2,10 +2,21 @@
 #include "core/cache/layer_cache.h"
 
 #include <algorithm>
+#include <new>
 
 namespace kvg {
 
-void LayerCache::Init(const Shape& shape, const Recipe& recipe, uint32_t layer) {
+void LayerCache::Destroy::operator()(SelectedLayer* layer) const {
+  layer->~SelectedLayer();
+  memory->Release(layer, sizeof(SelectedLayer));
+}
+
+void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer) {
+  if (!recipe.select.none()) {
+    void* const place = runtime.memory().Allocate(sizeof(SelectedLayer));
+    selected_ = {new (place) SelectedLayer(runtime, shape, recipe, layer),
+                 Destroy{&runtime.memory()}};
+  }
   // Starts of the power iterations: any fixed values do, as long as they differ.
   constexpr uint64_t kOddStep = 0x9E3779B97F4A7C15u;
   const uint64_t sides = uint64_t{layer} * 2;
@@ -14,7 +25,8 @@ void LayerCache::Init(const Shape& shape, const Recipe& recipe, uint32_t layer) 
 }
 
 absl::Status LayerCache::Append(Runtime& runtime, const ops::IngestArgs& k,
-                                const ops::IngestArgs& v) {
+                                const ops::IngestArgs& v, const uint64_t* positions) {
+  if (selected_) return selected_->Append(runtime, k, v, positions);
   ThreadPool::Lease lease = runtime.pool().Acquire();
   const ops::Parallel parallel = lease.parallel();
   SideCache::Appended k_ready(&runtime.resource());
@@ -27,6 +39,7 @@ absl::Status LayerCache::Append(Runtime& runtime, const ops::IngestArgs& k,
 }
 
 absl::Status LayerCache::CheckTruncate(uint32_t layer, uint64_t tokens) const {
+  if (selected_) return selected_->CheckTruncate(tokens);
   if (tokens > length()) {
     return InvalidError("layer ", layer, " holds ", length(), " tokens and cannot be truncated to ",
                         tokens);
@@ -52,16 +65,19 @@ std::pair<uint64_t, uint64_t> LayerCache::NearestCuts(uint64_t tokens) const {
 }
 
 void LayerCache::Truncate(uint64_t tokens) noexcept {
+  if (selected_) return selected_->Truncate(tokens);
   k_.Truncate(tokens);
   v_.Truncate(tokens);
 }
 
 void LayerCache::Clear() noexcept {
+  if (selected_) return selected_->Clear();
   k_.Clear();
   v_.Clear();
 }
 
-void LayerCache::CopyFrom(const LayerCache& other) noexcept {
+void LayerCache::CopyFrom(const LayerCache& other, Runtime& runtime) {
+  if (selected_) return selected_->CopyFrom(*other.selected_, runtime);
   k_.CopyFrom(other.k_);
   v_.CopyFrom(other.v_);
 }

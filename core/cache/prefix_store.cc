@@ -67,6 +67,7 @@ void PrefixStore::Remove(Entries::iterator entry) noexcept {
 }
 
 absl::Status PrefixStore::Insert(absl::Span<const uint32_t> tokens, const Cache& cache) {
+  KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("a store of prefixes"));
   if (tokens.empty()) return InvalidError("tokens is 0; an empty prefix need not be stored");
   if (cache.shared_runtime() != runtime_) {
     return InvalidError("the cache is of another runtime than the prefix store");

@@ -343,34 +343,36 @@ void SideCache::Restore(Runtime& runtime, Restored& restored) {
   PlaceWindow();
 }
 
+void SideStats::Add(const Segment& segment, bool is_shared, uint64_t seen) {
+  const SegmentBytes added = segment.Bytes();
+  bytes.codes += added.codes;
+  bytes.scales += added.scales;
+  bytes.low_rank += added.low_rank;
+  bytes.sparse += added.sparse;
+  bytes.bookkeeping += added.bookkeeping;
+  mapped += segment.borrowed();
+  if (is_shared) shared += segment.allocated();
+  if (segment.piece().kind == ops::kRows || seen == 0) return;
+  const double error =
+      segment.norm_sq() > 0 ? std::sqrt(segment.error_sq() / segment.norm_sq()) : 0;
+  sealed_tokens += seen;
+  error_tokens += error * static_cast<double>(seen);
+  error_worst = std::max(error_worst, error);
+}
+
 SideStats SideCache::Stats() const {
   SideStats stats;
   stats.tokens = length();
+  stats.appended = length();
   stats.segments = segments_.size() + (page_ ? 1 : 0);
-  const auto add = [&stats](const Segment& segment, bool shared, uint64_t tokens) {
-    const SegmentBytes bytes = segment.Bytes();
-    stats.bytes.codes += bytes.codes;
-    stats.bytes.scales += bytes.scales;
-    stats.bytes.low_rank += bytes.low_rank;
-    stats.bytes.sparse += bytes.sparse;
-    stats.bytes.bookkeeping += bytes.bookkeeping;
-    stats.mapped += segment.borrowed();
-    if (shared) stats.shared += segment.allocated();
-    if (segment.piece().kind == ops::kRows || tokens == 0) return;
-    const double error =
-        segment.norm_sq() > 0 ? std::sqrt(segment.error_sq() / segment.norm_sq()) : 0;
-    stats.sealed_tokens += tokens;
-    stats.error_tokens += error * static_cast<double>(tokens);
-    stats.error_worst = std::max(stats.error_worst, error);
-  };
   segments_.ForEach([&](const Segment& segment, bool shared, bool seen) {
-    add(segment, shared, seen ? segment.piece().tokens : 0);
+    stats.Add(segment, shared, seen ? segment.piece().tokens : 0);
   });
   segments_.ForEachNode([&](const void*, uint64_t bytes, bool shared) {
     stats.bytes.bookkeeping += bytes;
     if (shared) stats.shared += bytes;
   });
-  if (page_) add(*page_, page_->shared(), page_piece_.tokens);
+  if (page_) stats.Add(*page_, page_->shared(), page_piece_.tokens);
   if (window_) {
     stats.bytes.bookkeeping += window_.bookkeeping();
     if (!window_.exclusive()) stats.shared += window_.bytes() + window_.bookkeeping();

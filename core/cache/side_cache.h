@@ -31,11 +31,16 @@ namespace kvg {
 // Sums that make up the statistics of one side; see kvg_stats.
 struct SideStats {
   uint64_t tokens = 0, sealed_tokens = 0, segments = 0;
+  uint64_t appended = 0;  // tokens that came, kept or not
   SegmentBytes bytes;
   uint64_t state = 0;  // the basis, and what it is learnt from
   uint64_t window_used = 0, window_allocated = 0, shared = 0, mapped = 0;
+  uint64_t positions = 0;  // bytes of selection: see SelectedLayer
   double error_tokens = 0;  // sum over compressed segments of relative error * tokens
   double error_worst = 0;
+
+  // Counts a segment in of which `seen` tokens are seen, but not among `segments`.
+  void Add(const Segment& segment, bool is_shared, uint64_t seen);
 };
 
 // What attention and reading walk over: the pieces of a side, listed for one call.
@@ -44,6 +49,8 @@ class PieceList {
   // Throws std::bad_alloc.
   PieceList(Memory& memory, uint64_t count)
       : list_(memory, count * sizeof(const ops::Piece*), Buffer::kScratch), count_(count) {}
+  // A list that was written to the front of `list`.
+  PieceList(Buffer list, uint64_t count) : list_(std::move(list)), count_(count) {}
   const ops::Piece** data() const { return list_.data<const ops::Piece*>(); }
   ops::Sequence sequence() const { return {data(), count_}; }
 

@@ -97,6 +97,7 @@ class Segment {
   uint64_t room() const { return form_.tokens - piece_.tokens; }
   // False: nobody else sees the segment, and what those did who could is visible.
   bool shared() const { return references_.load(std::memory_order_acquire) > 1; }
+  uint32_t bits() const { return form_.bits; }
   uint64_t allocated() const { return sizeof(Segment) + payload_.size(); }
   uint64_t borrowed() const { return keep_ == nullptr ? 0 : PayloadBytes(form_); }
   SegmentBytes Bytes() const;

@@ -342,6 +342,7 @@ class SideLoader {
 
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
+  KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("loading"));
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;

@@ -315,6 +315,7 @@ uint64_t SectionSize(uint64_t payload) { return format::kSectionBytes + Padded(p
 }  // namespace
 
 absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sink) {
+  KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("saving"));
   const Shape& shape = cache.plan().shape();
   if (options.fingerprint.size() > format::kMostFingerprint) {
     return InvalidError("fingerprint_bytes is ", options.fingerprint.size(), "; the most is ",

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <iterator>
+#include <numeric>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -144,6 +145,23 @@ const NamedRecipe* FindNamed(std::string_view name) {
   const auto* found = std::find_if(std::begin(kNamed), std::end(kNamed),
                                    [name](const NamedRecipe& r) { return r.name == name; });
   return found == std::end(kNamed) ? nullptr : found;
+}
+
+// What the policy ZipCache seals: each tier of a run of tokens has one scale for a channel of keys and
+// one for the values of a token and head.
+constexpr SideRecipe Tier(ops::Axis axis) {
+  return {.bits = 4, .axis = axis, .group = kWhole, .window = 0, .block = 32, .segment = 8192};
+}
+
+// What a text begins with: a named recipe, or a policy, by itself with what it was published with.
+std::optional<Recipe> BaseRecipe(std::string_view name) {
+  if (const NamedRecipe* named = FindNamed(name)) return Recipe{named->name, named->k, named->v, {}};
+  const PolicyInfo* policy = FindPolicy(name);
+  if (policy == nullptr) return std::nullopt;
+  if (policy->phase == Phase::kTiers) {
+    return Recipe{policy->name, Tier(kChannel), Tier(kToken), policy->defaults};
+  }
+  return Recipe{policy->name, Int(16), Int(16), policy->defaults};
 }
 
 // ----------------------------------------------------------------------------------------- keys
@@ -308,25 +326,28 @@ std::string Names(const Table& table) {
   return names;
 }
 
+std::string AllKeys() {
+  return absl::StrCat(Names(kKeys), ", each alone or behind k. or v., and ", SelectKeyNames());
+}
+
 // ----------------------------------------------------------------------------- reading, checking
 
 absl::Status Apply(std::string_view setting, Recipe& recipe) {
   const size_t equals = setting.find('=');
   if (equals == std::string_view::npos) {
     return InvalidError("the recipe has ", Quoted(setting),
-                        " where KEY=VALUE is needed; the keys are ", Names(kKeys),
-                        ", each alone or behind k. or v.");
+                        " where KEY=VALUE is needed; the keys are ", AllKeys());
   }
   const std::string_view full_name = absl::StripAsciiWhitespace(setting.substr(0, equals));
   const std::string_view value = absl::StripAsciiWhitespace(setting.substr(equals + 1));
   std::string_view name = full_name;
+  if (absl::Status status; ApplySelectKey(name, value, recipe.select, &status)) return status;
   const bool only_k = absl::ConsumePrefix(&name, "k.");
   const bool only_v = !only_k && absl::ConsumePrefix(&name, "v.");
   const auto* key = std::find_if(std::begin(kKeys), std::end(kKeys),
                                  [name](const Key& k) { return k.name == name; });
   if (key == std::end(kKeys)) {
-    return InvalidError("the recipe has no key ", Quoted(full_name), "; the keys are ",
-                        Names(kKeys), ", each alone or behind k. or v.");
+    return InvalidError("the recipe has no key ", Quoted(full_name), "; the keys are ", AllKeys());
   }
   if ((!only_v && !key->parse(value, recipe.k)) || (!only_k && !key->parse(value, recipe.v))) {
     return InvalidError(full_name, " is ", Quoted(value), "; it may be ", key->allowed);
@@ -431,21 +452,32 @@ const char* RecipeSummary(uint32_t index) {
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text) {
   std::optional<std::string_view> rest = text;
   const std::string_view name = TakePart(rest, ',');
-  const NamedRecipe* named = FindNamed(name);
-  if (named == nullptr) {
-    return InvalidError("there is no recipe ", Quoted(name), "; the recipes are ", Names(kNamed));
+  std::optional<Recipe> base = BaseRecipe(name);
+  if (!base) {
+    return InvalidError("there is no recipe ", Quoted(name), "; the recipes are ", Names(kNamed),
+                        ", ", PolicyNames());
   }
-  Recipe recipe{named->name, named->k, named->v};
+  Recipe recipe = *std::move(base);
   while (rest) KVG_RETURN_IF_ERROR(Apply(TakePart(rest, ','), recipe));
   KVG_RETURN_IF_ERROR(CheckSide("k.", recipe.k));
   KVG_RETURN_IF_ERROR(CheckSide("v.", recipe.v));
+  if (!recipe.select.none() &&
+      (recipe.k.map == SideRecipe::kOnline || recipe.v.map == SideRecipe::kOnline)) {
+    return InvalidError("map is online, which learns from all tokens of a layer, and select is ",
+                        recipe.select.policy, "; with it map may be none or hadamard");
+  }
+  KVG_RETURN_IF_ERROR(CheckSelect(recipe.select, recipe.k.bits < 16 || recipe.v.bits < 16));
+  if (!recipe.select.none() && std::lcm(recipe.k.block, recipe.v.block) > kMostTokens) {
+    return InvalidError("k.block is ", recipe.k.block, " and v.block is ", recipe.v.block,
+                        "; where tokens are selected one must be a multiple of the other");
+  }
   return recipe;
 }
 
 std::string PrintRecipe(const Recipe& recipe) {
   std::string text = recipe.name;
-  const NamedRecipe* named = FindNamed(recipe.name);
-  if (named == nullptr) return text;
+  const std::optional<Recipe> named = BaseRecipe(recipe.name);
+  if (!named) return text;
   for (const Key& key : kKeys) {
     const auto differs = [&key](const SideRecipe& side, const SideRecipe& base) {
       if (key.with_codes && side.bits == 16) return false;
@@ -462,6 +494,7 @@ std::string PrintRecipe(const Recipe& recipe) {
     if (k) absl::StrAppend(&text, ",k.", key.name, "=", k_value);
     if (v) absl::StrAppend(&text, ",v.", key.name, "=", v_value);
   }
+  absl::StrAppend(&text, PrintSelect(recipe.select, named->select));
   return text;
 }
 

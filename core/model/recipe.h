@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/base/status.h"
+#include "core/select/policy.h"
 #include "kernels/ops.h"
 
 namespace kvg {
@@ -49,6 +50,7 @@ struct SideRecipe {
 struct Recipe {
   std::string name;  // of the named recipe it started from
   SideRecipe k, v;
+  SelectRecipe select;  // which tokens are kept
 
   bool operator==(const Recipe&) const = default;
 };
@@ -58,7 +60,7 @@ uint32_t RecipeCount();
 const char* RecipeName(uint32_t index);     // nullptr when out of range
 const char* RecipeSummary(uint32_t index);  // nullptr when out of range
 
-// Parses NAME[,KEY=VALUE]... Wrong names and values are refused with the list of right ones.
+// Parses NAME[,KEY=VALUE]..., NAME being that of a recipe or of a policy (see core/select/policy.h). Wrong names and values are refused with the list of right ones.
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text);
 
 // Canonical text: the name, then the settings that differ from it in a fixed order, written once

@@ -1,6 +1,9 @@
 // Calls of the C ABI, each with its status checked.
 #include "compressed_store.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "refusal.h"
 
 namespace demo {
@@ -46,6 +49,7 @@ PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe) {
 std::vector<std::string> RecipeNames() {
   std::vector<std::string> names;
   for (uint32_t i = 0; i < kvg_recipe_count(); ++i) names.push_back(kvg_recipe_name(i));
+  for (uint32_t i = 0; i < kvg_policy_count(); ++i) names.push_back(kvg_policy_name(i));
   return names;
 }
 
@@ -59,6 +63,14 @@ CompressedStore::CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan)
   kvg_cache* cache = nullptr;
   Check(kvg_cache_create(runtime.get(), plan.get(), &cache, &error), error);
   cache_.reset(cache);
+  std::string recipe(1024, '\0');
+  size_t needed = 0;
+  Check(kvg_plan_recipe(plan.get(), 0, recipe.data(), recipe.size(), &needed, &error), error);
+  prunes_ = recipe.find("pyramidinfer") != std::string::npos;
+  selects_ = recipe.find("select=") != std::string::npos;
+  for (uint32_t i = 0; i < kvg_policy_count(); ++i) {
+    selects_ = selects_ || recipe.rfind(kvg_policy_name(i), 0) == 0;
+  }
 }
 
 void CompressedStore::Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) {
@@ -79,20 +91,77 @@ void CompressedStore::Attend(uint32_t layer, const float* q, float* out, size_t 
   desc.queries = static_cast<uint32_t>(queries);
   const size_t bytes = queries * q_width_ * sizeof(float);
   kvg_error error;
-  Check(kvg_cache_attend(cache_.get(), layer, q, bytes, out, bytes, &desc, &error), error);
+  Check(kvg_cache_attend_observe(cache_.get(), layer, q, bytes, out, bytes, &desc, &error), error);
 }
 
 void CompressedStore::AppendPrompt(std::span<const KvRows> layers) {
   for (size_t l = 0; l < layers.size(); ++l) {
-    Append(static_cast<uint32_t>(l), layers[l].k.data(), layers[l].v.data(),
-           layers[l].k.size() / kv_width_);
+    const size_t tokens = layers[l].k.size() / kv_width_;
+    Append(static_cast<uint32_t>(l), layers[l].k.data(), layers[l].v.data(), tokens);
+    std::vector<uint64_t> positions(tokens);
+    std::iota(positions.begin(), positions.end(), uint64_t{0});
+    Probe(static_cast<uint32_t>(l), layers[l], positions);
   }
-  if (Stats().bytes_state == 0) return;
+  kvg_error error;
+  Check(kvg_cache_select(cache_.get(), KVG_ALL_LAYERS, &error), error);
+  if (selects_ || Stats().bytes_state == 0) return;
   std::vector<float> out;
   for (size_t l = 0; l < layers.size(); ++l) {
     out.resize(layers[l].q.size());
     Attend(static_cast<uint32_t>(l), layers[l].q.data(), out.data(), out.size() / q_width_);
   }
+}
+
+/// Shows the policy of a layer the queries that it asks for. `positions` are those of the rows.
+void CompressedStore::Probe(uint32_t layer, const KvRows& rows,
+                            std::span<const uint64_t> positions) {
+  size_t needed = 0;
+  kvg_error error;
+  Check(kvg_cache_probe_positions(cache_.get(), layer, nullptr, 0, &needed, &error), error);
+  if (needed == 0) return;
+  std::vector<uint64_t> wanted(needed);
+  Check(kvg_cache_probe_positions(cache_.get(), layer, wanted.data(), needed, &needed, &error),
+        error);
+  std::vector<float> q;
+  std::vector<uint64_t> found;
+  for (const uint64_t position : wanted) {
+    const auto at = std::lower_bound(positions.begin(), positions.end(), position);
+    if (at == positions.end() || *at != position) continue;  // pruned before this layer
+    const auto row = static_cast<size_t>(at - positions.begin());
+    q.insert(q.end(), rows.all_q.data() + row * q_width_,
+             rows.all_q.data() + (row + 1) * q_width_);
+    found.push_back(position);
+  }
+  kvg_attend_desc desc;
+  kvg_attend_desc_init(&desc);
+  desc.q_dtype = KVG_F32;
+  desc.queries = static_cast<uint32_t>(found.size());
+  Check(kvg_cache_probe(cache_.get(), layer, q.data(), q.size() * sizeof(float), found.data(),
+                        found.size(), &desc, &error),
+        error);
+}
+
+void CompressedStore::ReadPrompt(Model& model, ThreadPool& pool, std::span<const uint32_t> tokens) {
+  kvg_error error;
+  Prefill(model, pool, tokens,
+          [&](uint32_t layer, const KvRows& rows, std::span<const uint64_t> positions) {
+            kvg_append_desc desc;
+            kvg_append_desc_init(&desc);
+            desc.tokens = positions.size();
+            const size_t bytes = rows.k.size() * sizeof(uint16_t);
+            Check(kvg_cache_append_at(cache_.get(), layer, rows.k.data(), bytes, rows.v.data(),
+                                      bytes, positions.data(), positions.size(), &desc, &error),
+                  error);
+            Probe(layer, rows, positions);
+            std::vector<uint64_t> next(positions.size());
+            size_t needed = 0;
+            Check(kvg_cache_next_tokens(cache_.get(), layer, next.data(), next.size(), &needed,
+                                        &error),
+                  error);
+            next.resize(needed);
+            return next;
+          });
+  Check(kvg_cache_select(cache_.get(), KVG_ALL_LAYERS, &error), error);
 }
 
 kvg_stats CompressedStore::Stats() const {

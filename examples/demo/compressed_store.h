@@ -29,7 +29,7 @@ std::string Describe(const kvg_runtime& runtime);
 /// The plan that keeps every layer of the model by this recipe.
 PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe);
 
-/// The names of all named recipes, in kvgear's order.
+/// The names of all named recipes, then those of all policies, in kvgear's order.
 std::vector<std::string> RecipeNames();
 
 class CompressedStore : public KvStore {
@@ -39,9 +39,16 @@ class CompressedStore : public KvStore {
   void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) override;
   void Attend(uint32_t layer, const float* q, float* out) override { Attend(layer, q, out, 1); }
 
-  /// Appends what Prefill made, to every layer. A cache that learns from queries is then shown
-  /// some of the prompt's, as it would be all of them if kvgear computed the prompt's attention.
+  /// Appends what Prefill made, to every layer, and lets the recipe's policy, if it has one, choose
+  /// among the tokens by the queries that it asks for. A cache
+  /// that learns from queries is shown some of the prompt's, as it would be all of them if kvgear
+  /// computed the prompt's attention.
   void AppendPrompt(std::span<const KvRows> layers);
+
+  /// Whether the recipe prunes a prompt from layer to layer, so that it must go through the model
+  /// with ReadPrompt.
+  bool prunes() const { return prunes_; }
+  void ReadPrompt(Model& model, ThreadPool& pool, std::span<const uint32_t> tokens);
 
   /// Statistics over all layers and both sides.
   kvg_stats Stats() const;
@@ -54,7 +61,11 @@ class CompressedStore : public KvStore {
   };
   std::unique_ptr<kvg_cache, Destroy> cache_;
   size_t kv_width_ = 0;
+  void Probe(uint32_t layer, const KvRows& rows, std::span<const uint64_t> positions);
+
   size_t q_width_ = 0;
+  bool prunes_ = false;
+  bool selects_ = false;
 };
 
 }  // namespace demo

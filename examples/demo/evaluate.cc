@@ -117,12 +117,16 @@ class Evaluation {
   using Stores = std::vector<std::unique_ptr<CompressedStore>>;
 
   /// A cache per recipe, holding the same prompt.
-  Stores Compress(const RuntimePtr& runtime, std::span<const KvRows> prompt) {
+  Stores Compress(const RuntimePtr& runtime, const Sequence& s) {
+    const std::vector<KvRows> prompt = Read(s);
     Stores stores(plans_.size());
     pool_.Run(plans_.size(), [&](size_t r, size_t) {
       stores[r] = std::make_unique<CompressedStore>(runtime, plans_[r]);
-      stores[r]->AppendPrompt(prompt);
+      if (!stores[r]->prunes()) stores[r]->AppendPrompt(prompt);
     });
+    for (const auto& store : stores) {
+      if (store->prunes()) store->ReadPrompt(model_, pool_, std::span(s.tokens).first(s.prompt));
+    }
     return stores;
   }
 
@@ -133,7 +137,7 @@ class Evaluation {
   void RunSequence(const Sequence& s, const std::string& words, Progress& progress) {
     progress.Show(words);
     const Clock::time_point start = Clock::now();
-    const Stores stores = Compress(lanes_runtime_, Read(s));
+    const Stores stores = Compress(lanes_runtime_, s);
     progress.DonePrompt(s.prompt, Since(start));
 
     std::vector<Lane> lanes;
@@ -188,8 +192,12 @@ class Evaluation {
   static void AddStats(const kvg_stats& stats, Result& result) {
     ++result.sequences;
     result.bytes += stats.bytes_total;
-    result.elements += stats.elements;
-    result.fp16_bytes += stats.bytes_fp16;
+    // Of all tokens that came, those included that were evicted.
+    const uint64_t elements = stats.elements / stats.tokens * stats.tokens_appended;
+    result.elements += elements;
+    result.fp16_bytes += elements * sizeof(uint16_t);
+    result.tokens += stats.tokens_appended;
+    result.kept += stats.tokens;
     const double sealed = static_cast<double>(stats.sealed_elements);
     result.sealed += sealed;
     result.error_k_sum += stats.rel_error_k_mean * sealed;
@@ -203,7 +211,7 @@ class Evaluation {
   /// best of their turns counts, so that a busy moment of the machine does not fall on one of them.
   void MeasureSpeed(const Sequence& s, Progress& progress) {
     const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool_.threads() - 1));
-    const Stores stores = Compress(runtime, Read(s));
+    const Stores stores = Compress(runtime, s);
     std::vector<std::vector<Lane>> lanes;
     for (const auto& store : stores) lanes.push_back({{store.get(), s.tokens[s.prompt], s.prompt}});
     for (size_t turn = 0; turn < kTurns; ++turn) {

@@ -52,6 +52,8 @@ struct Result {
   uint64_t bytes = 0;
   uint64_t elements = 0;
   uint64_t fp16_bytes = 0;
+  uint64_t tokens = 0;  // that came, over all layers
+  uint64_t kept = 0;    // of these, at the end
   // Sums over sealed elements, to be divided by their number.
   double error_k_sum = 0;
   double error_v_sum = 0;
@@ -60,6 +62,9 @@ struct Result {
   double decode_tokens_per_s = 0;
   double attention_ms = 0;  // of a decode step, appending included
 
+  double kept_share() const {
+    return static_cast<double>(kept) / static_cast<double>(tokens);
+  }
   double bits_per_element() const {
     return 8.0 * static_cast<double>(bytes) / static_cast<double>(elements);
   }

@@ -40,7 +40,12 @@ std::string Generate(Model& model, ThreadPool& pool, const Generation& generatio
   CompressedStore store(MakeRuntime(static_cast<uint32_t>(pool.threads() - 1)),
                         MakePlan(model.config(), generation.recipe));
   if (prompt.size() > 1) {
-    store.AppendPrompt(Prefill(model, pool, std::span(prompt).first(prompt.size() - 1)));
+    const auto tokens = std::span(prompt).first(prompt.size() - 1);
+    if (store.prunes()) {
+      store.ReadPrompt(model, pool, tokens);
+    } else {
+      store.AppendPrompt(Prefill(model, pool, tokens));
+    }
   }
   Decoder decoder(model, pool);
   std::vector<Lane> lanes = {{&store, prompt.back(), prompt.size() - 1}};

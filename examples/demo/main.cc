@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "claims.h"
 #include "compressed_store.h"
 #include "evaluate.h"
 #include "exams.h"
@@ -86,6 +87,7 @@ void RunComparison(const Options& options, Model& model, ThreadPool& pool) {
   const std::vector<Result> results =
       Evaluate(model, pool, WantedRecipes(options), questions);
   std::fputs(TableText(results).c_str(), stdout);
+  std::fputs(ClaimsText(results).c_str(), stdout);
   if (!options.json.empty()) WriteWholeFile(options.json, JsonText(results));
   if (!options.plot.empty()) {
     WriteWholeFile(options.plot + ".svg", PictureSvg(results, ModelLine(options.model, model)));

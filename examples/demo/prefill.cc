@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "half.h"
 #include "kernels.h"
@@ -30,11 +31,13 @@ class PrefillRun {
       std::copy_n(model.Embedding(tokens[t]), config_.hidden, x_.data() + t * config_.hidden);
     }
     q_.resize(tokens_ * config_.q_width());
+    positions_.resize(tokens_);
+    std::iota(positions_.begin(), positions_.end(), uint64_t{0});
     key_panels_.resize(padded_ * config_.kv_width());
     value_panels_.resize(PanelCount(config_.head_dim) * kPanel * config_.kv_heads * tokens_);
   }
 
-  std::vector<KvRows> Run() {
+  std::vector<KvRows> Run(const Pruning& pruning) {
     std::vector<KvRows> out(config_.layers);
     for (uint32_t l = 0; l < config_.layers; ++l) {
       const Layer& layer = model_.layers()[l];
@@ -45,6 +48,9 @@ class PrefillRun {
       ForTokenBlocks([&](size_t first, size_t count, Scratch& s) {
         Project(layer, first, count, rows, s);
       });
+      rows.all_q.assign(q_.begin(), q_.begin() + static_cast<std::ptrdiff_t>(tokens_ * config_.q_width()));
+      std::vector<uint64_t> next;
+      if (pruning) next = pruning(l, rows, positions_);
       if (l + 1 == config_.layers) break;  // nothing reads what the last layer computes of these
       Attention();
       ForTokenBlocks([&](size_t first, size_t count, Scratch& s) {
@@ -53,6 +59,7 @@ class PrefillRun {
                            config_.hidden, true);
         Mlp(layer, first, count, s);
       });
+      if (pruning) KeepOnly(next);
     }
     return out;
   }
@@ -64,6 +71,18 @@ class PrefillRun {
       const size_t first = task * kTokenBlock;
       body(first, std::min(kTokenBlock, tokens_ - first), scratch_[thread]);
     });
+  }
+
+  /// The hidden states of these tokens are all that is left.
+  void KeepOnly(const std::vector<uint64_t>& kept) {
+    for (size_t i = 0; i < kept.size(); ++i) {
+      std::copy_n(x_.data() + kept[i] * config_.hidden, config_.hidden,
+                  x_.data() + i * config_.hidden);
+      positions_[i] = positions_[kept[i]];
+    }
+    tokens_ = kept.size();
+    positions_.resize(tokens_);
+    padded_ = PanelCount(tokens_) * kPanel;
   }
 
   void Norm(const std::vector<float>& weight, size_t first, size_t count, Scratch& s) const {
@@ -84,7 +103,7 @@ class PrefillRun {
     for (size_t r = 0; r < count; ++r) {
       const size_t token = first + r;
       float* row = s.wide.data() + r * width;
-      model_.Rotate(row, config_.q_heads + config_.kv_heads, token);
+      model_.Rotate(row, config_.q_heads + config_.kv_heads, positions_[token]);
       std::copy_n(row, config_.q_width(), q_.data() + token * config_.q_width());
       if (token % step_ == 0) {
         std::copy_n(row, config_.q_width(), rows.q.data() + token / step_ * config_.q_width());
@@ -173,8 +192,9 @@ class PrefillRun {
   const Model& model_;
   const ModelConfig& config_;
   ThreadPool& pool_;
-  const size_t tokens_;
-  const size_t padded_;
+  size_t tokens_;
+  size_t padded_;
+  std::vector<uint64_t> positions_;  // of the tokens that are left
   const size_t step_ = (tokens_ + kShownQueries - 1) / kShownQueries;  // of the queries to be shown
   std::vector<Scratch> scratch_;
   std::vector<float> x_;  // [tokens, hidden]
@@ -184,7 +204,8 @@ class PrefillRun {
 
 }  // namespace
 
-std::vector<KvRows> Prefill(Model& model, ThreadPool& pool, std::span<const uint32_t> tokens) {
+std::vector<KvRows> Prefill(Model& model, ThreadPool& pool, std::span<const uint32_t> tokens,
+                            const Pruning& pruning) {
   for (const uint32_t token : tokens) {
     if (token >= model.config().vocab) {
       Refuse("Token ", token, " is not below the model's vocabulary of ", model.config().vocab,
@@ -192,7 +213,7 @@ std::vector<KvRows> Prefill(Model& model, ThreadPool& pool, std::span<const uint
     }
   }
   model.PrepareRotary(tokens.size());
-  return PrefillRun(model, pool, tokens).Run();
+  return PrefillRun(model, pool, tokens).Run(pruning);
 }
 
 }  // namespace demo

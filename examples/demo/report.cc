@@ -25,7 +25,7 @@ std::string DivergenceText(double value) {
 std::string ScoreText(const Score& score) { return Text(score.right, "/", score.tried); }
 
 std::vector<std::string> Heading(const Result& first) {
-  std::vector<std::string> heading = {"recipe", "bits/el", "KiB", "smaller"};
+  std::vector<std::string> heading = {"recipe", "kept", "bits/el", "KiB", "smaller"};
   for (const auto& [kind, score] : first.exams) heading.push_back(kind);
   if (!first.exams.empty()) heading.insert(heading.end(), {"exams", "KL exams"});
   if (first.text.positions > 0) heading.insert(heading.end(), {"KL text", "KL worst", "same top"});
@@ -34,7 +34,8 @@ std::vector<std::string> Heading(const Result& first) {
 }
 
 std::vector<std::string> Row(const Result& r) {
-  std::vector<std::string> row = {r.recipe, Number("%.2f", r.bits_per_element()),
+  std::vector<std::string> row = {r.recipe, Number("%.0f%%", 100 * r.kept_share()),
+                                  Number("%.2f", r.bits_per_element()),
                                   Number("%.0f", r.mean_bytes() / 1024),
                                   Number("%.2fx", r.times_smaller())};
   for (const auto& [kind, score] : r.exams) row.push_back(ScoreText(score));
@@ -106,7 +107,8 @@ std::string JsonText(const std::vector<Result>& results) {
                     {"same_top_exams", known(exams, r.answers.same_top_share())},
                     {"kl_exams_by_kind", divergences},
                     {"exam_items", tried},
-                    {"text_positions", r.text.positions}});
+                    {"text_positions", r.text.positions},
+                    {"tokens_kept", r.kept_share()}});
   }
   return list.dump(2) + "\n";
 }

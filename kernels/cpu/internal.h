@@ -59,6 +59,8 @@
   void Seal(const ops::SealArgs* args, ops::SealOut* out, const ops::Parallel* parallel);       \
   void Read(const ops::ReadArgs* args);                                                         \
   bool Ingest(const ops::IngestArgs* args);                                                     \
+  uint64_t ScoreScratch(const ops::ScoreArgs* args, uint32_t workers);                          \
+  void Score(const ops::ScoreArgs* args, const ops::Parallel* parallel);                        \
   }
 
 namespace kvg::cpu {

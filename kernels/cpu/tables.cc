@@ -22,7 +22,8 @@ struct Entry {
     HWY_##target, {                                                                            \
       kOpsMagic, kOpsVersion, sizeof(Table), #target, cpu::N_##target::AttendScratch,          \
           cpu::N_##target::Attend, cpu::N_##target::SealScratch, cpu::N_##target::Seal,        \
-          cpu::N_##target::Read, cpu::N_##target::Ingest                                       \
+          cpu::N_##target::Read, cpu::N_##target::Ingest, cpu::N_##target::ScoreScratch,       \
+          cpu::N_##target::Score                                                               \
     }                                                                                          \
   }
 

@@ -18,6 +18,8 @@ uint64_t SealScratch(const ops::SealArgs* args, const ops::SealOut* out, uint32_
 void Seal(const ops::SealArgs* args, ops::SealOut* out, const ops::Parallel* parallel);
 void Read(const ops::ReadArgs* args);
 bool Ingest(const ops::IngestArgs* args);
+uint64_t ScoreScratch(const ops::ScoreArgs* args, uint32_t workers);
+void Score(const ops::ScoreArgs* args, const ops::Parallel* parallel);
 
 // outliers.cc: sets outlier[(head * tokens + token) * head_dim + direction] to 1 for entries that
 // are to be stored exactly and to 0 elsewhere. `order` has room for the longest vector, see

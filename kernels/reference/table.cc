@@ -16,6 +16,8 @@ const Table& ReferenceTable() {
       .seal = reference::Seal,
       .read = reference::Read,
       .ingest = reference::Ingest,
+      .score_scratch = reference::ScoreScratch,
+      .score = reference::Score,
   };
   return kTable;
 }

@@ -124,6 +124,9 @@ static void print_structs(void) {
   FIELD(kvg_stats, rel_error_v_mean);
   FIELD(kvg_stats, rel_error_v_worst);
   FIELD(kvg_stats, bytes_mapped);
+  FIELD(kvg_stats, tokens_appended);
+  FIELD(kvg_stats, tokens_evicted);
+  FIELD(kvg_stats, tokens_absorbed);
   END(kvg_stats);
 
   STRUCT(kvg_save_desc);

@@ -81,7 +81,31 @@
      kvg_error *))                                                                                 \
   X(kvg_status, prefix_clear, (kvg_prefix *, kvg_error *))                                         \
   X(void, prefix_stats_init, (kvg_prefix_stats *))                                                 \
-  X(kvg_status, prefix_read_stats, (const kvg_prefix *, kvg_prefix_stats *, kvg_error *))
+  X(kvg_status, prefix_read_stats, (const kvg_prefix *, kvg_prefix_stats *, kvg_error *)) \
+  X(uint32_t, policy_count, (void))                                                                \
+  X(const char *, policy_name, (uint32_t))                                                         \
+  X(const char *, policy_summary, (uint32_t))                                                      \
+  X(kvg_status, cache_held, (const kvg_cache *, uint32_t, uint64_t *, kvg_error *))                \
+  X(kvg_status, cache_positions,                                                                   \
+    (const kvg_cache *, uint32_t, uint32_t, uint64_t *, size_t, size_t *, kvg_error *))            \
+  X(kvg_status, cache_bits,                                                                        \
+    (const kvg_cache *, uint32_t, kvg_side, uint8_t *, size_t, size_t *, kvg_error *))             \
+  X(kvg_status, cache_select, (kvg_cache *, uint32_t, kvg_error *))                                \
+  X(kvg_status, cache_append_at,                                                                   \
+    (kvg_cache *, uint32_t, const void *, size_t, const void *, size_t, const uint64_t *, size_t,  \
+     const kvg_append_desc *, kvg_error *))                                                        \
+  X(kvg_status, cache_observe,                                                                     \
+    (kvg_cache *, uint32_t, const float *, size_t, uint64_t, kvg_error *))                         \
+  X(kvg_status, cache_probe,                                                                       \
+    (kvg_cache *, uint32_t, const void *, size_t, const uint64_t *, size_t,                        \
+     const kvg_attend_desc *, kvg_error *))                                                        \
+  X(kvg_status, cache_probe_positions,                                                             \
+    (const kvg_cache *, uint32_t, uint64_t *, size_t, size_t *, kvg_error *))                      \
+  X(kvg_status, cache_attend_observe,                                                              \
+    (kvg_cache *, uint32_t, const void *, size_t, void *, size_t, const kvg_attend_desc *,         \
+     kvg_error *))                                                                                 \
+  X(kvg_status, cache_next_tokens,                                                                 \
+    (const kvg_cache *, uint32_t, uint64_t *, size_t, size_t *, kvg_error *))
 
 #ifdef KVT_DLOPEN
 typedef struct kvt_table {

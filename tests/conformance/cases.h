@@ -12,5 +12,6 @@ void case_attend(void);  /* against attention in double precision; every refusal
 void case_content(void); /* read, length, truncate, clear, fork, stats */
 void case_history(void); /* every recipe: what a cache holds does not depend on how it came there */
 void case_saved(void);   /* save, load, extend; prefixes */
+void case_select(void);  /* policies, scores, positions; every refusal */
 
 #endif /* KVGEAR_TESTS_CONFORMANCE_CASES_H_ */

@@ -248,7 +248,8 @@ static void outputs(void) {
       END(kvg_stats, bytes_shared),       END(kvg_stats, bytes_fp16),
       END(kvg_stats, bits_per_element),   END(kvg_stats, rel_error_k_mean),
       END(kvg_stats, rel_error_k_worst),  END(kvg_stats, rel_error_v_mean),
-      END(kvg_stats, rel_error_v_worst),  0};
+      END(kvg_stats, rel_error_v_worst),  END(kvg_stats, bytes_mapped),
+      END(kvg_stats, tokens_appended),    END(kvg_stats, tokens_evicted),     0};
   kvg_shape shape;
   kvg_stats stats;
   room r;

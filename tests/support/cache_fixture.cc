@@ -92,7 +92,7 @@ SingleLayer::SingleLayer(const Shape& shape, const std::string& recipe,
       shape_(shape),
       recipe_(Value(Plan::Create(shape, recipe))->recipe(0)),
       layer_(&runtime_->resource()) {
-  layer_.Init(shape_, recipe_, 0);
+  layer_.Init(*runtime_, shape_, recipe_, 0);
 }
 
 absl::Status SingleLayer::TryAppend(const Tensor& k, const Tensor& v) {
@@ -130,7 +130,7 @@ Tensor SingleLayer::Read(ops::Side side) const {
 uint64_t Length(const Cache& cache, uint32_t layer) { return Value(cache.Length(layer)); }
 
 Tensor Read(const Cache& cache, ops::Side side, uint32_t layer) {
-  return ReadRange(cache, side, layer, 0, Length(cache, layer));
+  return ReadRange(cache, side, layer, 0, Value(cache.Held(layer)));
 }
 
 Tensor ReadRange(const Cache& cache, ops::Side side, uint32_t layer, uint64_t first,

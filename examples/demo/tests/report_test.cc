@@ -26,6 +26,7 @@ Result MakeResult(const std::string& recipe, double bits, double divergence, boo
   r.elements = 100'000;
   r.bytes = static_cast<uint64_t>(bits * 100'000 / 8);
   r.fp16_bytes = 200'000;
+  r.tokens = r.kept = 100;
   r.sealed = 1000;
   r.error_k_sum = 50;
   r.error_v_sum = 125;

@@ -229,6 +229,19 @@ KVG_API const char *kvg_recipe_name(uint32_t index);
 KVG_API const char *kvg_recipe_summary(uint32_t index);
 
 /**
+ * @return how many policies there are: rules that keep only some tokens, or give tokens different
+ * widths. The name of a policy is also that of a recipe, with the defaults that it was published
+ * with; and "RECIPE,select=POLICY" adds it to another, as in "gear-4,select=h2o,budget=0.2".
+ */
+KVG_API uint32_t kvg_policy_count(void);
+
+/** @return the name of policy `index`, or NULL when index >= kvg_policy_count(). Static string. */
+KVG_API const char *kvg_policy_name(uint32_t index);
+
+/** @return one sentence on policy `index`, or NULL when out of range. Static string. */
+KVG_API const char *kvg_policy_summary(uint32_t index);
+
+/**
  * Checks a recipe text and writes its canonical form: the name of the base recipe and the settings
  * that differ from it, in a fixed order. Parsing the result gives the same recipe.
  * A text is NAME[,KEY=VALUE]..., for example "gear-2,k.rank=4,v.bits=3,window=64". A key without
@@ -371,7 +384,7 @@ KVG_API kvg_status kvg_cache_read(const kvg_cache *cache, uint32_t layer, kvg_si
                                   uint64_t first_token, uint64_t tokens, kvg_dtype dtype, void *out,
                                   size_t out_bytes, kvg_error *err);
 
-/** Number of tokens appended to a layer and not truncated. */
+/** Number of tokens appended to a layer and not truncated, evicted ones included. */
 KVG_API kvg_status kvg_cache_length(const kvg_cache *cache, uint32_t layer, uint64_t *tokens,
                                     kvg_error *err);
 
@@ -427,6 +440,9 @@ typedef struct kvg_stats {
   double rel_error_v_mean;
   double rel_error_v_worst;
   uint64_t bytes_mapped; /**< segments used in place in a mapped file; in no other number of bytes */
+  uint64_t tokens_appended;        /**< tokens, or positions, that came; = tokens + evicted + absorbed */
+  uint64_t tokens_evicted;         /**< of these dropped, or never given to their layer */
+  uint64_t tokens_absorbed;        /**< of these kept only as part of a recurrent state */
 } kvg_stats;
 
 /** Sets struct_size and zeroes the rest. NULL is ignored. */
@@ -612,6 +628,114 @@ KVG_API void kvg_prefix_stats_init(kvg_prefix_stats *stats);
 /** Fills in the statistics. stats->struct_size must be set. */
 KVG_API kvg_status kvg_prefix_read_stats(const kvg_prefix *prefix, kvg_prefix_stats *stats,
                                          kvg_error *err);
+/* ----------------------------------------------------------------- selection
+ *
+ * A layer whose recipe selects tokens holds only some of them, or holds them at different widths.
+ * What it holds lies in slots, the same number for every KV head but not always the same tokens.
+ * kvg_cache_read counts slots, and attention is over the slots alone; kvg_cache_positions says which
+ * token each slot holds. Keys keep the rotation of their original position.
+ *
+ * The policy acts on the tokens of earlier steps when the next ones are appended, or when
+ * kvg_cache_select is called, never before attention of a step has seen all of the step. What the
+ * policy does at the end of a prompt it does when the first single token is appended, or at the first
+ * kvg_cache_select. A policy that ranks tokens needs scores by then: from kvg_cache_attend_observe,
+ * kvg_cache_probe or kvg_cache_observe, else the append is refused with KVG_E_STATE.
+ *
+ * kvg_cache_truncate is exact back to the length at which the policy last acted, and refused beyond,
+ * but for 0. Scores that the queries of tokens cut off have given stay. kvg_cache_attend with several
+ * causal queries, or with a sliding window, is refused where tokens that the masks would count are no
+ * longer held. A fork copies the uncompressed rows and the positions. Such a cache cannot be saved,
+ * loaded or put into a kvg_prefix: KVG_E_UNSUPPORTED.
+ */
+
+/** Number of slots of a layer: tokens that it holds for each KV head. */
+KVG_API kvg_status kvg_cache_held(const kvg_cache *cache, uint32_t layer, uint64_t *slots,
+                                  kvg_error *err);
+
+/**
+ * Writes the original position of the token in each slot of one KV head, in the order in which
+ * kvg_cache_read returns them: ascending, but that sinks come behind what is compressed, and that a
+ * run compressed in tiers lists one tier after the other.
+ * @param      positions_len  slots that there is room for; 0 asks for the number alone
+ * @param[out] needed         slots of the layer; may be NULL
+ */
+KVG_API kvg_status kvg_cache_positions(const kvg_cache *cache, uint32_t layer, uint32_t kv_head,
+                                       uint64_t *positions, size_t positions_len, size_t *needed,
+                                       kvg_error *err);
+
+/**
+ * Writes the class of each slot of K or V: the bits of its codes, 16 where it is not compressed.
+ * Buffer rules as in kvg_cache_positions.
+ */
+KVG_API kvg_status kvg_cache_bits(const kvg_cache *cache, uint32_t layer, kvg_side side,
+                                  uint8_t *bits, size_t bits_len, size_t *needed, kvg_error *err);
+
+/**
+ * Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if
+ * it is due. Does nothing on layers that keep all tokens.
+ */
+KVG_API kvg_status kvg_cache_select(kvg_cache *cache, uint32_t layer, kvg_error *err);
+
+/**
+ * As kvg_cache_append, for tokens at given positions: of a prompt that was pruned on its way through
+ * the layers (see kvg_cache_next_tokens). Positions in between count as evicted. KVG_E_STATE on a
+ * layer that keeps all tokens.
+ * @param positions      ascending, beyond all that the layer has seen, below 2^32 - 1
+ * @param positions_len  desc->tokens
+ */
+KVG_API kvg_status kvg_cache_append_at(kvg_cache *cache, uint32_t layer, const void *k,
+                                       size_t k_bytes, const void *v, size_t v_bytes,
+                                       const uint64_t *positions, size_t positions_len,
+                                       const kvg_append_desc *desc, kvg_error *err);
+
+/**
+ * Gives a layer scores: for each KV head and slot the attention weights that the slot got, averaged
+ * over the query heads of the KV head and summed over query rows.
+ * @param scores      float32 [kv_heads][slots], not negative, finite
+ * @param scores_len  kv_heads * slots
+ * @param rows        how many query rows were summed; the newest. For a policy that reads only the
+ *                    newest row, 1
+ */
+KVG_API kvg_status kvg_cache_observe(kvg_cache *cache, uint32_t layer, const float *scores,
+                                     size_t scores_len, uint64_t rows, kvg_error *err);
+
+/**
+ * Lets the library work scores out from queries of tokens appended before. Cost: O(queries * slots)
+ * time, no matrix of that size. Rows that the policy does not read are passed over; without any
+ * use for scores nothing is done.
+ * @param q              queries as in kvg_cache_attend; of `desc` the fields that concern q, scale and
+ *                       logit_softcap are read; desc->queries rows
+ * @param positions      of the token of each query, not descending
+ * @param positions_len  desc->queries
+ */
+KVG_API kvg_status kvg_cache_probe(kvg_cache *cache, uint32_t layer, const void *q, size_t q_bytes,
+                                   const uint64_t *positions, size_t positions_len,
+                                   const kvg_attend_desc *desc, kvg_error *err);
+
+/**
+ * Writes the positions whose queries the layer's policy wants kvg_cache_probe to see before it acts:
+ * for example the newest 64, or 5 % newest and 5 % drawn at random (from a fixed seed). None where it
+ * has no use for scores. Buffer rules as in kvg_cache_positions.
+ */
+KVG_API kvg_status kvg_cache_probe_positions(const kvg_cache *cache, uint32_t layer,
+                                             uint64_t *positions, size_t positions_len,
+                                             size_t *needed, kvg_error *err);
+
+/**
+ * As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
+ */
+KVG_API kvg_status kvg_cache_attend_observe(kvg_cache *cache, uint32_t layer, const void *q,
+                                            size_t q_bytes, void *out, size_t out_bytes,
+                                            const kvg_attend_desc *desc, kvg_error *err);
+
+/**
+ * Writes which slots of a layer's prompt go on to the next layer, ascending (PyramidInfer): the
+ * caller gathers the hidden states of these tokens, and appends them to the next layer with
+ * kvg_cache_append_at. All of them on a layer that keeps all tokens. Buffer rules as in
+ * kvg_cache_positions.
+ */
+KVG_API kvg_status kvg_cache_next_tokens(const kvg_cache *cache, uint32_t layer, uint64_t *slots,
+                                         size_t slots_len, size_t *needed, kvg_error *err);
 
 #ifdef __cplusplus
 }

@@ -151,6 +151,9 @@ type KvgStats struct {
 	RelErrorVMean        float64
 	RelErrorVWorst       float64
 	BytesMapped          uint64 // segments used in place in a mapped file; in no other number of bytes
+	TokensAppended       uint64 // tokens, or positions, that came; = tokens + evicted + absorbed
+	TokensEvicted        uint64 // of these dropped, or never given to their layer
+	TokensAbsorbed       uint64 // of these kept only as part of a recurrent state
 }
 
 // What is to be saved.

@@ -55,6 +55,15 @@ functions! {
     /// Returns one sentence on recipe `index`, or NULL when out of range. Static string.
     fn kvg_recipe_summary(index: u32) -> *const c_char;
 
+    /// Returns how many policies there are: rules that keep only some tokens, or give tokens different widths. The name of a policy is also that of a recipe, with the defaults that it was published with; and "RECIPE,select=POLICY" adds it to another, as in "gear-4,select=h2o,budget=0.2".
+    fn kvg_policy_count() -> u32;
+
+    /// Returns the name of policy `index`, or NULL when index \>= [`kvg_policy_count`](crate::kvg_policy_count). Static string.
+    fn kvg_policy_name(index: u32) -> *const c_char;
+
+    /// Returns one sentence on policy `index`, or NULL when out of range. Static string.
+    fn kvg_policy_summary(index: u32) -> *const c_char;
+
     /// Checks a recipe text and writes its canonical form: the name of the base recipe and the settings
     /// that differ from it, in a fixed order. Parsing the result gives the same recipe.
     /// A text is NAME\[,KEY=VALUE\]..., for example "gear-2,k.rank=4,v.bits=3,window=64". A key without
@@ -124,7 +133,7 @@ functions! {
     /// \[tokens, kv_heads, head_dim\], contiguous, of `dtype`. Cost: O(tokens).
     fn kvg_cache_read(cache: *const kvg_cache, layer: u32, side: kvg_side, first_token: u64, tokens: u64, dtype: kvg_dtype, out: *mut c_void, out_bytes: usize, err: *mut kvg_error) -> kvg_status;
 
-    /// Number of tokens appended to a layer and not truncated.
+    /// Number of tokens appended to a layer and not truncated, evicted ones included.
     fn kvg_cache_length(cache: *const kvg_cache, layer: u32, tokens: *mut u64, err: *mut kvg_error) -> kvg_status;
 
     /// Shortens a layer, or all of them, to `tokens`. Exact where the length lies in the uncompressed
@@ -234,4 +243,62 @@ functions! {
 
     /// Fills in the statistics. stats-\>struct_size must be set.
     fn kvg_prefix_read_stats(prefix: *const kvg_prefix, stats: *mut kvg_prefix_stats, err: *mut kvg_error) -> kvg_status;
+
+    /// Number of slots of a layer: tokens that it holds for each KV head.
+    fn kvg_cache_held(cache: *const kvg_cache, layer: u32, slots: *mut u64, err: *mut kvg_error) -> kvg_status;
+
+    /// Writes the original position of the token in each slot of one KV head, in the order in which
+    /// [`kvg_cache_read`](crate::kvg_cache_read) returns them: ascending, but that sinks come behind what is compressed, and that a
+    /// run compressed in tiers lists one tier after the other.
+    ///
+    /// * `positions_len`: slots that there is room for; 0 asks for the number alone
+    /// * `needed`: slots of the layer; may be NULL
+    fn kvg_cache_positions(cache: *const kvg_cache, layer: u32, kv_head: u32, positions: *mut u64, positions_len: usize, needed: *mut usize, err: *mut kvg_error) -> kvg_status;
+
+    /// Writes the class of each slot of K or V: the bits of its codes, 16 where it is not compressed.
+    /// Buffer rules as in [`kvg_cache_positions`](crate::kvg_cache_positions).
+    fn kvg_cache_bits(cache: *const kvg_cache, layer: u32, side: kvg_side, bits: *mut u8, bits_len: usize, needed: *mut usize, err: *mut kvg_error) -> kvg_status;
+
+    /// Ends the prompt of a layer, or of [`KVG_ALL_LAYERS`](crate::KVG_ALL_LAYERS) (all of them or none), and lets its policy act if
+    /// it is due. Does nothing on layers that keep all tokens.
+    fn kvg_cache_select(cache: *mut kvg_cache, layer: u32, err: *mut kvg_error) -> kvg_status;
+
+    /// As [`kvg_cache_append`](crate::kvg_cache_append), for tokens at given positions: of a prompt that was pruned on its way through
+    /// the layers (see [`kvg_cache_next_tokens`](crate::kvg_cache_next_tokens)). Positions in between count as evicted. [`KVG_E_STATE`](crate::KVG_E_STATE) on a
+    /// layer that keeps all tokens.
+    ///
+    /// * `positions`: ascending, beyond all that the layer has seen, below 2^32 - 1
+    /// * `positions_len`: desc-\>tokens
+    fn kvg_cache_append_at(cache: *mut kvg_cache, layer: u32, k: *const c_void, k_bytes: usize, v: *const c_void, v_bytes: usize, positions: *const u64, positions_len: usize, desc: *const kvg_append_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// Gives a layer scores: for each KV head and slot the attention weights that the slot got, averaged
+    /// over the query heads of the KV head and summed over query rows.
+    ///
+    /// * `scores`: float32 \[kv_heads\]\[slots\], not negative, finite
+    /// * `scores_len`: kv_heads \* slots
+    /// * `rows`: how many query rows were summed; the newest. For a policy that reads only the newest row, 1
+    fn kvg_cache_observe(cache: *mut kvg_cache, layer: u32, scores: *const f32, scores_len: usize, rows: u64, err: *mut kvg_error) -> kvg_status;
+
+    /// Lets the library work scores out from queries of tokens appended before. Cost: O(queries \* slots)
+    /// time, no matrix of that size. Rows that the policy does not read are passed over; without any
+    /// use for scores nothing is done.
+    ///
+    /// * `q`: queries as in [`kvg_cache_attend`](crate::kvg_cache_attend); of `desc` the fields that concern q, scale and logit_softcap are read; desc-\>queries rows
+    /// * `positions`: of the token of each query, not descending
+    /// * `positions_len`: desc-\>queries
+    fn kvg_cache_probe(cache: *mut kvg_cache, layer: u32, q: *const c_void, q_bytes: usize, positions: *const u64, positions_len: usize, desc: *const kvg_attend_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// Writes the positions whose queries the layer's policy wants [`kvg_cache_probe`](crate::kvg_cache_probe) to see before it acts:
+    /// for example the newest 64, or 5 % newest and 5 % drawn at random (from a fixed seed). None where it
+    /// has no use for scores. Buffer rules as in [`kvg_cache_positions`](crate::kvg_cache_positions).
+    fn kvg_cache_probe_positions(cache: *const kvg_cache, layer: u32, positions: *mut u64, positions_len: usize, needed: *mut usize, err: *mut kvg_error) -> kvg_status;
+
+    /// As [`kvg_cache_attend`](crate::kvg_cache_attend), and gives the layer the scores of these queries, if it has use for scores.
+    fn kvg_cache_attend_observe(cache: *mut kvg_cache, layer: u32, q: *const c_void, q_bytes: usize, out: *mut c_void, out_bytes: usize, desc: *const kvg_attend_desc, err: *mut kvg_error) -> kvg_status;
+
+    /// Writes which slots of a layer's prompt go on to the next layer, ascending (PyramidInfer): the
+    /// caller gathers the hidden states of these tokens, and appends them to the next layer with
+    /// [`kvg_cache_append_at`](crate::kvg_cache_append_at). All of them on a layer that keeps all tokens. Buffer rules as in
+    /// [`kvg_cache_positions`](crate::kvg_cache_positions).
+    fn kvg_cache_next_tokens(cache: *const kvg_cache, layer: u32, slots: *mut u64, slots_len: usize, needed: *mut usize, err: *mut kvg_error) -> kvg_status;
 }

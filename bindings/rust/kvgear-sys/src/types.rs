@@ -266,6 +266,12 @@ pub struct kvg_stats {
     pub rel_error_v_worst: f64,
     /// segments used in place in a mapped file; in no other number of bytes
     pub bytes_mapped: u64,
+    /// tokens, or positions, that came; = tokens + evicted + absorbed
+    pub tokens_appended: u64,
+    /// of these dropped, or never given to their layer
+    pub tokens_evicted: u64,
+    /// of these kept only as part of a recurrent state
+    pub tokens_absorbed: u64,
 }
 
 /// What is to be saved.

@@ -383,6 +383,12 @@ pub struct Stats {
     pub rel_error_v_worst: f64,
     /// Segments used in place in a mapped file; in no other number of bytes.
     pub bytes_mapped: u64,
+    /// Tokens, or positions, that came; = tokens + evicted + absorbed.
+    pub tokens_appended: u64,
+    /// Of these dropped, or never given to their layer.
+    pub tokens_evicted: u64,
+    /// Of these kept only as part of a recurrent state.
+    pub tokens_absorbed: u64,
 }
 
 impl Stats {
@@ -410,6 +416,9 @@ impl Stats {
             rel_error_v_mean: raw.rel_error_v_mean,
             rel_error_v_worst: raw.rel_error_v_worst,
             bytes_mapped: raw.bytes_mapped,
+            tokens_appended: raw.tokens_appended,
+            tokens_evicted: raw.tokens_evicted,
+            tokens_absorbed: raw.tokens_absorbed,
         }
     }
 }
@@ -485,7 +494,7 @@ impl Plan {
 }
 
 impl Cache<'_> {
-    /// Number of tokens appended to a layer and not truncated.
+    /// Number of tokens appended to a layer and not truncated, evicted ones included.
     pub fn length(&self, layer: u32) -> Result<u64> {
         let mut tokens: u64 = 0;
         call(|err| unsafe { sys::kvg_cache_length(self.raw(), layer, &mut tokens, err) })?;
@@ -512,6 +521,19 @@ impl Cache<'_> {
         let mut stats = init(|p| unsafe { sys::kvg_stats_init(p) });
         call(|err| unsafe { sys::kvg_cache_stats(self.raw(), layers, side.raw(), &mut stats, err) })?;
         Ok(Stats::from_raw(&stats))
+    }
+
+    /// Number of slots of a layer: tokens that it holds for each KV head.
+    pub fn held(&self, layer: u32) -> Result<u64> {
+        let mut slots: u64 = 0;
+        call(|err| unsafe { sys::kvg_cache_held(self.raw(), layer, &mut slots, err) })?;
+        Ok(slots)
+    }
+
+    /// Ends the prompt of a layer, or of [`Layers::All`](crate::Layers::All) (all of them or none), and lets its policy act if
+    /// it is due. Does nothing on layers that keep all tokens.
+    pub fn select(&mut self, layer: u32) -> Result<()> {
+        call(|err| unsafe { sys::kvg_cache_select(self.raw(), layer, err) })
     }
 }
 

@@ -15,6 +15,9 @@ struct kvg_functions {
   __typeof__(kvg_recipe_count) *kvg_recipe_count;
   __typeof__(kvg_recipe_name) *kvg_recipe_name;
   __typeof__(kvg_recipe_summary) *kvg_recipe_summary;
+  __typeof__(kvg_policy_count) *kvg_policy_count;
+  __typeof__(kvg_policy_name) *kvg_policy_name;
+  __typeof__(kvg_policy_summary) *kvg_policy_summary;
   __typeof__(kvg_recipe_canonical) *kvg_recipe_canonical;
   __typeof__(kvg_shape_init) *kvg_shape_init;
   __typeof__(kvg_plan_create) *kvg_plan_create;
@@ -52,6 +55,16 @@ struct kvg_functions {
   __typeof__(kvg_prefix_clear) *kvg_prefix_clear;
   __typeof__(kvg_prefix_stats_init) *kvg_prefix_stats_init;
   __typeof__(kvg_prefix_read_stats) *kvg_prefix_read_stats;
+  __typeof__(kvg_cache_held) *kvg_cache_held;
+  __typeof__(kvg_cache_positions) *kvg_cache_positions;
+  __typeof__(kvg_cache_bits) *kvg_cache_bits;
+  __typeof__(kvg_cache_select) *kvg_cache_select;
+  __typeof__(kvg_cache_append_at) *kvg_cache_append_at;
+  __typeof__(kvg_cache_observe) *kvg_cache_observe;
+  __typeof__(kvg_cache_probe) *kvg_cache_probe;
+  __typeof__(kvg_cache_probe_positions) *kvg_cache_probe_positions;
+  __typeof__(kvg_cache_attend_observe) *kvg_cache_attend_observe;
+  __typeof__(kvg_cache_next_tokens) *kvg_cache_next_tokens;
 };
 extern struct kvg_functions kvg_functions;
 
@@ -71,6 +84,9 @@ extern struct kvg_functions kvg_functions;
   "kvg_recipe_count", \
   "kvg_recipe_name", \
   "kvg_recipe_summary", \
+  "kvg_policy_count", \
+  "kvg_policy_name", \
+  "kvg_policy_summary", \
   "kvg_recipe_canonical", \
   "kvg_shape_init", \
   "kvg_plan_create", \
@@ -107,7 +123,17 @@ extern struct kvg_functions kvg_functions;
   "kvg_prefix_find", \
   "kvg_prefix_clear", \
   "kvg_prefix_stats_init", \
-  "kvg_prefix_read_stats"
+  "kvg_prefix_read_stats", \
+  "kvg_cache_held", \
+  "kvg_cache_positions", \
+  "kvg_cache_bits", \
+  "kvg_cache_select", \
+  "kvg_cache_append_at", \
+  "kvg_cache_observe", \
+  "kvg_cache_probe", \
+  "kvg_cache_probe_positions", \
+  "kvg_cache_attend_observe", \
+  "kvg_cache_next_tokens"
 
 #define kvg_abi_version kvg_functions.kvg_abi_version
 #define kvg_abi_min kvg_functions.kvg_abi_min
@@ -123,6 +149,9 @@ extern struct kvg_functions kvg_functions;
 #define kvg_recipe_count kvg_functions.kvg_recipe_count
 #define kvg_recipe_name kvg_functions.kvg_recipe_name
 #define kvg_recipe_summary kvg_functions.kvg_recipe_summary
+#define kvg_policy_count kvg_functions.kvg_policy_count
+#define kvg_policy_name kvg_functions.kvg_policy_name
+#define kvg_policy_summary kvg_functions.kvg_policy_summary
 #define kvg_recipe_canonical kvg_functions.kvg_recipe_canonical
 #define kvg_shape_init kvg_functions.kvg_shape_init
 #define kvg_plan_create kvg_functions.kvg_plan_create
@@ -160,3 +189,13 @@ extern struct kvg_functions kvg_functions;
 #define kvg_prefix_clear kvg_functions.kvg_prefix_clear
 #define kvg_prefix_stats_init kvg_functions.kvg_prefix_stats_init
 #define kvg_prefix_read_stats kvg_functions.kvg_prefix_read_stats
+#define kvg_cache_held kvg_functions.kvg_cache_held
+#define kvg_cache_positions kvg_functions.kvg_cache_positions
+#define kvg_cache_bits kvg_functions.kvg_cache_bits
+#define kvg_cache_select kvg_functions.kvg_cache_select
+#define kvg_cache_append_at kvg_functions.kvg_cache_append_at
+#define kvg_cache_observe kvg_functions.kvg_cache_observe
+#define kvg_cache_probe kvg_functions.kvg_cache_probe
+#define kvg_cache_probe_positions kvg_functions.kvg_cache_probe_positions
+#define kvg_cache_attend_observe kvg_functions.kvg_cache_attend_observe
+#define kvg_cache_next_tokens kvg_functions.kvg_cache_next_tokens

@@ -457,6 +457,46 @@ SWIGEXPORT jstring JNICALL Java_org_kvgear_internal_RawJNI_kvg_1recipe_1summary(
 }
 
 
+SWIGEXPORT jint JNICALL Java_org_kvgear_internal_RawJNI_kvg_1policy_1count(JNIEnv *jenv, jclass jcls) {
+  jint jresult = 0 ;
+  uint32_t result;
+
+  (void)jenv;
+  (void)jcls;
+  result = (uint32_t)kvg_policy_count();
+  jresult = (jint)result;
+  return jresult;
+}
+
+
+SWIGEXPORT jstring JNICALL Java_org_kvgear_internal_RawJNI_kvg_1policy_1name(JNIEnv *jenv, jclass jcls, jint jarg1) {
+  jstring jresult = 0 ;
+  uint32_t arg1 ;
+  char *result = 0 ;
+
+  (void)jenv;
+  (void)jcls;
+  arg1 = (uint32_t)jarg1;
+  result = (char *)kvg_policy_name(arg1);
+  if (result) jresult = (*jenv)->NewStringUTF(jenv, (const char *)result);
+  return jresult;
+}
+
+
+SWIGEXPORT jstring JNICALL Java_org_kvgear_internal_RawJNI_kvg_1policy_1summary(JNIEnv *jenv, jclass jcls, jint jarg1) {
+  jstring jresult = 0 ;
+  uint32_t arg1 ;
+  char *result = 0 ;
+
+  (void)jenv;
+  (void)jcls;
+  arg1 = (uint32_t)jarg1;
+  result = (char *)kvg_policy_summary(arg1);
+  if (result) jresult = (*jenv)->NewStringUTF(jenv, (const char *)result);
+  return jresult;
+}
+
+
 SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1recipe_1canonical(JNIEnv *jenv, jclass jcls, jbyteArray jarg1, jbyteArray jarg2, jlongArray jarg4) {
   char *arg1 = (char *) 0 ;
   char *arg2 = (char *) 0 ;
@@ -1338,6 +1378,85 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1read_1stats
   if (jarg2) (*jenv)->SetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
 
   if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_read_stats", result, arg3->message);
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1held(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlongArray jarg3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint64_t *arg3 = (uint64_t *) 0 ;
+  kvg_error *arg4 = (kvg_error *) 0 ;
+  uint64_t value3 = 0 ;
+  kvg_error detail4 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg4 = &detail4;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = &value3;
+  result = (kvg_status)kvg_cache_held((struct kvg_cache const *)arg1,arg2,arg3,arg4);
+
+  {
+    const jlong stored = (jlong)(intptr_t)value3;
+    (*jenv)->SetLongArrayRegion(jenv, jarg3, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_held", result, arg4->message);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1select(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  kvg_error *arg3 = (kvg_error *) 0 ;
+  kvg_error detail3 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg3 = &detail3;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  result = (kvg_status)kvg_cache_select(arg1,arg2,arg3);
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_select", result, arg3->message);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1attend_1observe(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlong jarg3, jlong jarg4, jlong jarg5, jlong jarg6, jbyteArray jarg7) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  void *arg5 = (void *) 0 ;
+  size_t arg6 ;
+  kvg_attend_desc *arg7 = (kvg_attend_desc *) 0 ;
+  kvg_error *arg8 = (kvg_error *) 0 ;
+  kvg_attend_desc copy7 ;
+  kvg_error detail8 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg8 = &detail8;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (void *)(intptr_t)jarg3;
+  arg4 = (size_t)jarg4;
+  arg5 = (void *)(intptr_t)jarg5;
+  arg6 = (size_t)jarg6;
+
+  if (jarg7) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg7, 0, (jsize)sizeof copy7, (jbyte *)&copy7);
+    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    arg7 = &copy7;
+  }
+
+  result = (kvg_status)kvg_cache_attend_observe(arg1,arg2,(void const *)arg3,arg4,arg5,arg6,(struct kvg_attend_desc const *)arg7,arg8);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_attend_observe", result, arg8->message);
 
 }
 

@@ -13,7 +13,7 @@ pub fn structs() -> Vec<Struct> {
         layout_of!(kvg_shape: struct_size, layers, q_heads, kv_heads, head_dim),
         layout_of!(kvg_append_desc: struct_size, dtype, tokens, k_token_stride, k_head_stride, k_dim_stride, v_token_stride, v_head_stride, v_dim_stride, stream),
         layout_of!(kvg_attend_desc: struct_size, q_dtype, out_dtype, queries, non_causal, scale, logit_softcap, reserved, sliding_window, q_token_stride, q_head_stride, out_token_stride, out_head_stride, stream),
-        layout_of!(kvg_stats: struct_size, reserved, tokens, elements, sealed_elements, segments, bytes_total, bytes_codes, bytes_scales, bytes_low_rank, bytes_sparse, bytes_positions, bytes_state, bytes_window_used, bytes_window_allocated, bytes_bookkeeping, bytes_shared, bytes_fp16, bits_per_element, rel_error_k_mean, rel_error_k_worst, rel_error_v_mean, rel_error_v_worst, bytes_mapped),
+        layout_of!(kvg_stats: struct_size, reserved, tokens, elements, sealed_elements, segments, bytes_total, bytes_codes, bytes_scales, bytes_low_rank, bytes_sparse, bytes_positions, bytes_state, bytes_window_used, bytes_window_allocated, bytes_bookkeeping, bytes_shared, bytes_fp16, bits_per_element, rel_error_k_mean, rel_error_k_worst, rel_error_v_mean, rel_error_v_worst, bytes_mapped, tokens_appended, tokens_evicted, tokens_absorbed),
         layout_of!(kvg_save_desc: struct_size, first_layer, layers, no_sync, first_token, tokens, fingerprint, fingerprint_bytes),
         layout_of!(kvg_load_desc: struct_size, map, trust, reserved, fingerprint, fingerprint_bytes),
         layout_of!(kvg_prefix_stats: struct_size, reserved, entries, bytes, hits, misses, evictions),

@@ -199,6 +199,78 @@ public final class KvgCache implements AutoCloseable {
     }
   }
 
+  /**
+   * As {@link #attend}, and gives the layer's policy the scores of these queries.
+   *
+   * <p>From kvgear.h, kvg_cache_attend_observe:
+   * <pre>
+   * As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
+   * </pre>
+   *
+   * @param layer the layer
+   * @param q queries, [queries, q_heads, head_dim]
+   * @param out result, of the same shape; must not overlap q
+   * @param options what is to be computed
+   */
+  public void attendObserve(int layer, Tensor q, Tensor out, AttendOptions options) {
+    final String operation = "kvg_cache_attend_observe";
+    int queries = options.queries();
+    if (queries == 0 && options.q().equals(Strides.CONTIGUOUS)) {
+      queries = queriesOf(operation, q);
+    }
+    byte[] desc = options.pack(q.dtype(), out.dtype(), queries);
+    long cache = begin(operation, true);
+    try {
+      Raw.kvg_cache_attend_observe(cache, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc);
+    } finally {
+      end(true);
+      Reference.reachabilityFence(q);
+      Reference.reachabilityFence(out);
+    }
+  }
+
+  /**
+   * The number of tokens that a layer holds: all but those evicted.
+   *
+   * <p>From kvgear.h, kvg_cache_held:
+   * <pre>
+   * Number of slots of a layer: tokens that it holds for each KV head.
+   * </pre>
+   *
+   * @param layer the layer
+   * @return the number
+   */
+  public long held(int layer) {
+    long[] slots = new long[1];
+    long cache = begin("kvg_cache_held", false);
+    try {
+      Raw.kvg_cache_held(cache, layer, slots);
+    } finally {
+      end(false);
+    }
+    return slots[0];
+  }
+
+  /**
+   * Ends the prompt of a layer, or with {@link #ALL_LAYERS} of all, and lets its policy act.
+   *
+   * <p>From kvgear.h, kvg_cache_select:
+   * <pre>
+   * Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if
+   * it is due. Does nothing on layers that keep all tokens.
+   * </pre>
+   *
+   * @param layer the layer
+   */
+  public void select(int layer) {
+    long cache = begin("kvg_cache_select", true);
+    try {
+      Raw.kvg_cache_select(cache, layer);
+    } finally {
+      end(true);
+    }
+  }
+
   private int queriesOf(String operation, Tensor q) {
     long row = (long) shape.qHeads() * shape.headDim();
     long queries = q.length() / row;
@@ -241,7 +313,7 @@ public final class KvgCache implements AutoCloseable {
    *
    * <p>From kvgear.h, kvg_cache_length:
    * <pre>
-   * Number of tokens appended to a layer and not truncated.
+   * Number of tokens appended to a layer and not truncated, evicted ones included.
    * </pre>
    *
    * @param layer the layer

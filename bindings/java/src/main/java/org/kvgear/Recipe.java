@@ -42,6 +42,35 @@ public record Recipe(String name, String summary) {
   }
 
   /**
+   * The policies: rules that keep only some tokens. The name of a policy is a recipe's too.
+   *
+   * <p>From kvgear.h, kvg_policy_count:
+   * <pre>
+   * Returns how many policies there are: rules that keep only some tokens, or give tokens different widths. The name of a policy is also that of a recipe, with the defaults that it was published with; and "RECIPE,select=POLICY" adds it to another, as in "gear-4,select=h2o,budget=0.2".
+   * </pre>
+   *
+   * <p>From kvgear.h, kvg_policy_name:
+   * <pre>
+   * Returns the name of policy `index`, or NULL when index &gt;= kvg_policy_count(). Static string.
+   * </pre>
+   *
+   * <p>From kvgear.h, kvg_policy_summary:
+   * <pre>
+   * Returns one sentence on policy `index`, or NULL when out of range. Static string.
+   * </pre>
+   *
+   * @return all of them
+   */
+  public static List<Recipe> policies() {
+    Loader.load();
+    List<Recipe> policies = new ArrayList<>();
+    for (int i = 0; i < Raw.kvg_policy_count(); i++) {
+      policies.add(new Recipe(Raw.kvg_policy_name(i), Raw.kvg_policy_summary(i)));
+    }
+    return List.copyOf(policies);
+  }
+
+  /**
    * Checks a recipe text.
    *
    * <p>From kvgear.h, kvg_recipe_canonical:

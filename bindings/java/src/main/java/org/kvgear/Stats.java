@@ -33,6 +33,9 @@ import org.kvgear.internal.Structs.KvgStats;
  * @param relErrorVMean rel error v mean
  * @param relErrorVWorst rel error v worst
  * @param bytesMapped segments used in place in a mapped file; in no other number of bytes
+ * @param tokensAppended tokens, or positions, that came; = tokens + evicted + absorbed
+ * @param tokensEvicted of these dropped, or never given to their layer
+ * @param tokensAbsorbed of these kept only as part of a recurrent state
  */
 public record Stats(
     long tokens,
@@ -56,7 +59,10 @@ public record Stats(
     double relErrorKWorst,
     double relErrorVMean,
     double relErrorVWorst,
-    long bytesMapped) {
+    long bytesMapped,
+    long tokensAppended,
+    long tokensEvicted,
+    long tokensAbsorbed) {
   byte[] pack() {
     byte[] s = Struct.make(KvgStats.SIZE);
     Struct.putLong(s, KvgStats.TOKENS, tokens);
@@ -81,6 +87,9 @@ public record Stats(
     Struct.putDouble(s, KvgStats.REL_ERROR_V_MEAN, relErrorVMean);
     Struct.putDouble(s, KvgStats.REL_ERROR_V_WORST, relErrorVWorst);
     Struct.putLong(s, KvgStats.BYTES_MAPPED, bytesMapped);
+    Struct.putLong(s, KvgStats.TOKENS_APPENDED, tokensAppended);
+    Struct.putLong(s, KvgStats.TOKENS_EVICTED, tokensEvicted);
+    Struct.putLong(s, KvgStats.TOKENS_ABSORBED, tokensAbsorbed);
     return s;
   }
 
@@ -107,6 +116,9 @@ public record Stats(
         Struct.getDouble(s, KvgStats.REL_ERROR_K_WORST),
         Struct.getDouble(s, KvgStats.REL_ERROR_V_MEAN),
         Struct.getDouble(s, KvgStats.REL_ERROR_V_WORST),
-        Struct.getLong(s, KvgStats.BYTES_MAPPED));
+        Struct.getLong(s, KvgStats.BYTES_MAPPED),
+        Struct.getLong(s, KvgStats.TOKENS_APPENDED),
+        Struct.getLong(s, KvgStats.TOKENS_EVICTED),
+        Struct.getLong(s, KvgStats.TOKENS_ABSORBED));
   }
 }

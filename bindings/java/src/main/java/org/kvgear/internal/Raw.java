@@ -101,6 +101,29 @@ public final class Raw implements RawConstants {
   }
 
   /**
+   * @return how many policies there are: rules that keep only some tokens, or give tokens different<br>
+   * widths. The name of a policy is also that of a recipe, with the defaults that it was published<br>
+   * with; and "RECIPE,select=POLICY" adds it to another, as in "gear-4,select=h2o,budget=0.2".
+   */
+  public static int kvg_policy_count() {
+    return RawJNI.kvg_policy_count();
+  }
+
+  /**
+   *  @return the name of policy `index`, or NULL when index &gt;= kvg_policy_count(). Static string.
+   */
+  public static String kvg_policy_name(int index) {
+    return RawJNI.kvg_policy_name(index);
+  }
+
+  /**
+   *  @return one sentence on policy `index`, or NULL when out of range. Static string.
+   */
+  public static String kvg_policy_summary(int index) {
+    return RawJNI.kvg_policy_summary(index);
+  }
+
+  /**
    * Checks a recipe text and writes its canonical form: the name of the base recipe and the settings<br>
    * that differ from it, in a fixed order. Parsing the result gives the same recipe.<br>
    * A text is NAME[,KEY=VALUE]..., for example "gear-2,k.rank=4,v.bits=3,window=64". A key without<br>
@@ -205,7 +228,7 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_read(long cache, int layer, int side, long first_token, long tokens, int dtype, long out, long out_bytes) { RawJNI.kvg_cache_read(cache, layer, side, first_token, tokens, dtype, out, out_bytes); }
 
   /**
-   *  Number of tokens appended to a layer and not truncated.
+   *  Number of tokens appended to a layer and not truncated, evicted ones included.
    */
   public static void kvg_cache_length(long cache, int layer, long[] tokens) { RawJNI.kvg_cache_length(cache, layer, tokens); }
 
@@ -324,5 +347,21 @@ public final class Raw implements RawConstants {
    *  Fills in the statistics. stats-&gt;struct_size must be set.
    */
   public static void kvg_prefix_read_stats(long prefix, byte[] stats) { RawJNI.kvg_prefix_read_stats(prefix, stats); }
+
+  /**
+   *  Number of slots of a layer: tokens that it holds for each KV head.
+   */
+  public static void kvg_cache_held(long cache, int layer, long[] slots) { RawJNI.kvg_cache_held(cache, layer, slots); }
+
+  /**
+   * Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if<br>
+   * it is due. Does nothing on layers that keep all tokens.
+   */
+  public static void kvg_cache_select(long cache, int layer) { RawJNI.kvg_cache_select(cache, layer); }
+
+  /**
+   * As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
+   */
+  public static void kvg_cache_attend_observe(long cache, int layer, long q, long q_bytes, long out, long out_bytes, byte[] desc) { RawJNI.kvg_cache_attend_observe(cache, layer, q, q_bytes, out, out_bytes, desc); }
 
 }

@@ -22,6 +22,9 @@ final class RawJNI {
   public final static native int kvg_recipe_count();
   public final static native String kvg_recipe_name(int jarg1);
   public final static native String kvg_recipe_summary(int jarg1);
+  public final static native int kvg_policy_count();
+  public final static native String kvg_policy_name(int jarg1);
+  public final static native String kvg_policy_summary(int jarg1);
   public final static native void kvg_recipe_canonical(byte[] jarg1, byte[] jarg2, long[] jarg4);
   public final static native void kvg_shape_init(byte[] jarg1);
   public final static native void kvg_plan_create(byte[] jarg1, byte[] jarg2, long[] jarg3);
@@ -53,4 +56,7 @@ final class RawJNI {
   public final static native void kvg_prefix_clear(long jarg1);
   public final static native void kvg_prefix_stats_init(byte[] jarg1);
   public final static native void kvg_prefix_read_stats(long jarg1, byte[] jarg2);
+  public final static native void kvg_cache_held(long jarg1, int jarg2, long[] jarg3);
+  public final static native void kvg_cache_select(long jarg1, int jarg2);
+  public final static native void kvg_cache_attend_observe(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
 }

@@ -111,7 +111,7 @@ public final class Structs {
    */
   public static final class KvgStats {
     /** Bytes of the struct. */
-    public static final int SIZE = 184;
+    public static final int SIZE = 208;
     public static final int STRUCT_SIZE = 0;
     public static final int RESERVED = 4; // 0
     public static final int TOKENS = 8; // tokens held, summed over the layers asked for
@@ -136,6 +136,9 @@ public final class Structs {
     public static final int REL_ERROR_V_MEAN = 160;
     public static final int REL_ERROR_V_WORST = 168;
     public static final int BYTES_MAPPED = 176; // segments used in place in a mapped file; in no other number of bytes
+    public static final int TOKENS_APPENDED = 184; // tokens, or positions, that came; = tokens + evicted + absorbed
+    public static final int TOKENS_EVICTED = 192; // of these dropped, or never given to their layer
+    public static final int TOKENS_ABSORBED = 200; // of these kept only as part of a recurrent state
 
     private KvgStats() {}
   }
