@@ -69,7 +69,21 @@ void SaveFile(const Cache& cache, const std::string& path) {
   Must(sink->Commit(false));
 }
 
-class EveryRecipe : public testing::TestWithParam<std::string> {};
+class EveryRecipe : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const Recipe recipe = MakeRecipe(GetParam());
+    if (recipe.k.map != SideRecipe::kOnline && recipe.v.map != SideRecipe::kOnline) return;
+    // Saved caches have no place yet for a basis that was learnt, or is to be.
+    const auto cache = MakeCache(kShape, GetParam());
+    for (const size_t tokens : {size_t{1}, size_t{500}}) {
+      AppendNoise(*cache, 1, tokens);
+      BytesSink sink;
+      EXPECT_EQ(SaveCache(*cache, {}, sink).code(), absl::StatusCode::kUnimplemented);
+    }
+    GTEST_SKIP() << "refused";
+  }
+};
 
 TEST_P(EveryRecipe, RoundTripAtEveryStage) {
   const auto cache = MakeCache(kShape, GetParam());
