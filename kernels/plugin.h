@@ -43,6 +43,13 @@ struct DeviceItem {
   void* out;        // [queries][q_heads][head_dim]
 };
 
+// What most sealed pieces of one side look like: a hint.
+struct DeviceForm {
+  uint32_t width;  // of the codes; 16 for fp16 rows
+  bool sparse;
+  bool by_channel;  // axis of the scales
+};
+
 struct DeviceAttendArgs {
   const DeviceItem* items;  // host
   uint64_t count;
@@ -55,6 +62,7 @@ struct DeviceAttendArgs {
   float softcap;
   uint64_t sliding_window;
   bool causal;
+  DeviceForm k_form, v_form;
   void* scratch;  // attend_scratch(context, args) bytes; the stream's own, kept until the next call
 };
 
@@ -129,7 +137,7 @@ struct Plugin {
   // of allocate_host) unless that is set already; the row is then of any content.
   Failure (*ingest)(DeviceContext* context, void* stream, const IngestArgs* args,
                     uint64_t* marked, uint64_t mark);
-  // Jobs of one spec and shape; only first tokens, `at` and the last job's tokens differ.
+  // Jobs of one shape, number of tokens and spec but for its seed; alone where args.at > 0.
   uint64_t (*seal_scratch)(DeviceContext* context, const DeviceSealJob* jobs, uint32_t count);
   Failure (*seal)(DeviceContext* context, void* stream, const DeviceSealJob* jobs, uint32_t count,
                   void* scratch);

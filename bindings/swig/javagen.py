@@ -66,6 +66,7 @@ NOT_BOUND = {
     "kvg_cache_probe": "takes or gives a list of numbers, which only the C interface has so far",
     "kvg_cache_probe_positions": "takes or gives a list of numbers, which only the C interface has so far",
     "kvg_cache_next_tokens": "takes or gives a list of numbers, which only the C interface has so far",
+    "kvg_cache_attend_batch": "a list of handles, for tensors of a device; in host memory a loop costs the same",
 }
 
 

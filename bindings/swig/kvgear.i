@@ -127,6 +127,8 @@
 
 /* The log callback: each language has its own way to call back. */
 %kvg_raw(kvg_runtime_set_log)
+/* A list of handles: for hosts whose tensors are of a device. In host memory a loop over caches costs the same. */
+%kvg_raw(kvg_cache_attend_batch)
 /* Streams call back too; a buffer that is filled is asked for its length first. */
 %kvg_raw(kvg_cache_save_buffer)
 %kvg_raw(kvg_cache_save_stream)

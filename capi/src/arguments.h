@@ -11,6 +11,7 @@
 
 #include "capi/src/error.h"
 #include "core/base/status.h"
+#include "core/runtime/runtime.h"
 #include "kernels/ops.h"
 #include "kvgear/kvgear.h"
 
@@ -45,8 +46,8 @@ inline absl::Status CheckReserved(uint32_t value, const char* name) {
   return UnsupportedError(name, " is ", value, "; it must be 0");
 }
 
-inline absl::Status CheckStream(const void* stream) {
-  if (stream == nullptr) return absl::OkStatus();
+inline absl::Status CheckStream(Runtime& runtime, const void* stream) {
+  if (stream == nullptr || runtime.device() != nullptr) return absl::OkStatus();
   return InvalidError("stream is set but the cache lies in host memory; pass NULL");
 }
 

@@ -49,8 +49,8 @@ kvg_status kvg_cache_append(kvg_cache* cache, uint32_t layer, const void* k, siz
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
     kvg::capi::AppendInput input;
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(desc, k, k_bytes, v, v_bytes, &input));
-    return cache->cache->Append(layer, input.k, input.v, input.dtype, input.tokens);
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(*cache->runtime, desc, k, k_bytes, v, v_bytes, &input));
+    return cache->cache->Append(layer, input.k, input.v, input.dtype, input.tokens, nullptr, input.stream);
   });
 }
 
@@ -68,8 +68,32 @@ kvg_status kvg_cache_attend(const kvg_cache* cache, uint32_t layer, const void* 
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
     kvg::AttendOptions options;
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(desc, &options));
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(*cache->runtime, desc, &options));
     return cache->cache->Attend(layer, q, q_bytes, out, out_bytes, options);
+  });
+}
+
+kvg_status kvg_cache_attend_batch(const kvg_cache* const* caches, size_t caches_len,
+                                  uint32_t layer, const void* q, size_t q_bytes, void* out,
+                                  size_t out_bytes, const kvg_attend_desc* desc, kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    if (caches_len == 0) return absl::OkStatus();
+    KVG_RETURN_IF_ERROR(CheckPointer(caches, "caches"));
+    for (size_t i = 0; i < caches_len; ++i) {
+      if (absl::Status status = CheckHandle(caches[i]); !status.ok()) {
+        return absl::Status(status.code(),
+                            absl::StrCat("cache ", i, " of the batch: ", status.message()));
+      }
+    }
+    kvg::Runtime& runtime = *caches[0]->runtime;
+    kvg::AttendOptions options;
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(runtime, desc, &options));
+    // A batch of a few is usual; its list of pointers comes from the runtime's allocator.
+    const kvg::Buffer list(runtime.memory(), caches_len * sizeof(kvg::Cache*),
+                           kvg::Buffer::kScratch);
+    auto* const core = list.data<const kvg::Cache*>();
+    for (size_t i = 0; i < caches_len; ++i) core[i] = caches[i]->cache.get();
+    return kvg::Cache::AttendBatch({core, caches_len}, layer, q, q_bytes, out, out_bytes, options);
   });
 }
 

@@ -19,22 +19,25 @@ struct AppendInput {
   TensorView k, v;
   ops::DType dtype = ops::kF16;
   uint64_t tokens = 0;
+  void* stream = nullptr;
 };
 
-inline absl::Status ReadAppendDesc(const kvg_append_desc* desc, const void* k, size_t k_bytes,
+inline absl::Status ReadAppendDesc(Runtime& runtime, const kvg_append_desc* desc, const void* k, size_t k_bytes,
                                    const void* v, size_t v_bytes, AppendInput* out) {
   kvg_append_desc d;
   kvg_append_desc_init(&d);
   KVG_RETURN_IF_ERROR(ReadStruct(desc, &d));
   KVG_RETURN_IF_ERROR(CheckDType(d.dtype, "dtype", &out->dtype));
-  KVG_RETURN_IF_ERROR(CheckStream(d.stream));
+  KVG_RETURN_IF_ERROR(CheckStream(runtime, d.stream));
   out->k = {k, k_bytes, d.k_token_stride, d.k_head_stride, d.k_dim_stride};
   out->v = {v, v_bytes, d.v_token_stride, d.v_head_stride, d.v_dim_stride};
   out->tokens = d.tokens;
+  out->stream = d.stream;
   return absl::OkStatus();
 }
 
-inline absl::Status ReadAttendDesc(const kvg_attend_desc* desc, AttendOptions* out) {
+inline absl::Status ReadAttendDesc(Runtime& runtime, const kvg_attend_desc* desc,
+                                   AttendOptions* out) {
   kvg_attend_desc d;
   kvg_attend_desc_init(&d);
   KVG_RETURN_IF_ERROR(ReadStruct(desc, &d));
@@ -42,7 +45,7 @@ inline absl::Status ReadAttendDesc(const kvg_attend_desc* desc, AttendOptions* o
   KVG_RETURN_IF_ERROR(CheckDType(d.q_dtype, "q_dtype", &options.q_dtype));
   KVG_RETURN_IF_ERROR(CheckDType(d.out_dtype, "out_dtype", &options.out_dtype));
   KVG_RETURN_IF_ERROR(CheckReserved(d.reserved, "reserved of the kvg_attend_desc"));
-  KVG_RETURN_IF_ERROR(CheckStream(d.stream));
+  KVG_RETURN_IF_ERROR(CheckStream(runtime, d.stream));
   if (d.non_causal > 1) {
     return UnsupportedError("non_causal is ", d.non_causal, "; it may be 0 or 1");
   }
@@ -55,6 +58,7 @@ inline absl::Status ReadAttendDesc(const kvg_attend_desc* desc, AttendOptions* o
   options.q_head_stride = d.q_head_stride;
   options.out_token_stride = d.out_token_stride;
   options.out_head_stride = d.out_head_stride;
+  options.stream = d.stream;
   return absl::OkStatus();
 }
 

@@ -34,13 +34,13 @@ absl::Status ReadOptions(const kvg_runtime_options* theirs, kvg::RuntimeOptions*
   kvg_runtime_options ours;
   InitStruct(&ours);
   if (theirs != nullptr) KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(theirs, &ours));
-  static_assert(static_cast<uint32_t>(kvg::Device::kCpu) == KVG_CPU &&
-                static_cast<uint32_t>(kvg::Device::kCuda) == KVG_CUDA);
+  static_assert(static_cast<uint32_t>(kvg::DeviceType::kCpu) == KVG_CPU &&
+                static_cast<uint32_t>(kvg::DeviceType::kCuda) == KVG_CUDA);
   if (ours.device > KVG_CUDA) {
     return kvg::UnsupportedError("device is ", ours.device,
                                  "; known are 0 (KVG_CPU) and 1 (KVG_CUDA)");
   }
-  out->device = static_cast<kvg::Device>(ours.device);
+  out->device = static_cast<kvg::DeviceType>(ours.device);
   out->device_id = ours.device_id;
   out->threads = ours.threads;
   out->memory_budget = ours.memory_budget;

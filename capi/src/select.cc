@@ -92,7 +92,7 @@ kvg_status kvg_cache_append_at(kvg_cache* cache, uint32_t layer, const void* k, 
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
     kvg::capi::AppendInput input;
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(desc, k, k_bytes, v, v_bytes, &input));
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(*cache->runtime, desc, k, k_bytes, v, v_bytes, &input));
     KVG_RETURN_IF_ERROR(CheckLength("positions", positions_len, input.tokens, "tokens"));
     if (positions_len > 0) KVG_RETURN_IF_ERROR(CheckPointer(positions, "positions"));
     return cache->cache->Append(layer, input.k, input.v, input.dtype, input.tokens, positions);
@@ -114,7 +114,7 @@ kvg_status kvg_cache_probe(kvg_cache* cache, uint32_t layer, const void* q, size
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
     kvg::AttendOptions options;
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(desc, &options));
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(*cache->runtime, desc, &options));
     KVG_RETURN_IF_ERROR(CheckLength("positions", positions_len, options.queries, "queries"));
     if (positions_len > 0) KVG_RETURN_IF_ERROR(CheckPointer(positions, "positions"));
     return cache->cache->Probe(layer, q, q_bytes, positions, options);
@@ -138,7 +138,7 @@ kvg_status kvg_cache_attend_observe(kvg_cache* cache, uint32_t layer, const void
   return Guard(err, [&]() -> Outcome {
     KVG_RETURN_IF_ERROR(CheckHandle(cache));
     kvg::AttendOptions options;
-    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(desc, &options));
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(*cache->runtime, desc, &options));
     return cache->cache->AttendObserve(layer, q, q_bytes, out, out_bytes, options);
   });
 }

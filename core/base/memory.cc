@@ -48,14 +48,14 @@ void* Memory::Allocate(size_t size) {
   // The bytes are taken from the budget before they are asked for, so that threads that allocate at
   // the same time cannot pass it together, not even for a moment.
   const uint64_t limit = budget_ != 0 ? budget_ : std::numeric_limits<uint64_t>::max();
-  uint64_t held = held_.load(std::memory_order_relaxed);
+  uint64_t held = ledger_.held_.load(std::memory_order_relaxed);
   do {
     if (size > limit - held) throw BudgetExceeded();
-  } while (!held_.compare_exchange_weak(held, held + size, std::memory_order_relaxed));
+  } while (!ledger_.held_.compare_exchange_weak(held, held + size, std::memory_order_relaxed));
   try {
     return AllocateScratch(size);
   } catch (...) {
-    held_.fetch_sub(size, std::memory_order_relaxed);
+    ledger_.held_.fetch_sub(size, std::memory_order_relaxed);
     throw;
   }
 }
@@ -63,13 +63,14 @@ void* Memory::Allocate(size_t size) {
 void Memory::Release(void* ptr, size_t size) noexcept {
   if (ptr == nullptr) return;
   ReleaseScratch(ptr, size);
-  held_.fetch_sub(size, std::memory_order_relaxed);
+  ledger_.held_.fetch_sub(size, std::memory_order_relaxed);
 }
 
 Buffer::Buffer(Memory& memory, size_t size, Use use)
     : memory_(&memory),
-      data_(use == kCounted ? memory.Allocate(size) : memory.AllocateScratch(size)),
-      size_(size),
+      data_(use == kCounted ? memory.Allocate(memory.Rounded(size))
+                            : memory.AllocateScratch(memory.Rounded(size))),
+      size_(memory.Rounded(size)),
       use_(use) {}
 
 Buffer::~Buffer() {

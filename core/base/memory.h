@@ -1,4 +1,4 @@
-// Host memory of a runtime: every byte that a cache holds comes through here.
+// Memory of a runtime, on the host or on a device: every byte that a cache holds comes through here.
 //
 // Called by core/runtime (owner), core/cache and core/codec (users). Counts bytes held by caches
 // against the budget; scratch memory of a running call comes from the same allocator, uncounted.
@@ -35,6 +35,10 @@ class Memory {
  public:
   // budget 0 = no limit.
   Memory(const AllocatorTable& table, uint64_t budget) : table_(table), budget_(budget) {}
+  // Another kind of memory whose bytes count as those of `ledger`, which outlives it. The allocator
+  // gives it whole multiples of `granule` bytes.
+  Memory(const AllocatorTable& table, Memory& ledger, size_t granule)
+      : table_(table), budget_(ledger.budget_), ledger_(ledger), granule_(granule) {}
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
@@ -44,13 +48,17 @@ class Memory {
   void* AllocateScratch(size_t size);
   void ReleaseScratch(void* ptr, size_t size) noexcept;
 
-  uint64_t held() const { return held_.load(std::memory_order_relaxed); }
+  uint64_t held() const { return ledger_.held_.load(std::memory_order_relaxed); }
   uint64_t budget() const { return budget_; }
+  // What is taken from the allocator for `size` bytes.
+  size_t Rounded(size_t size) const { return (size + granule_ - 1) / granule_ * granule_; }
 
  private:
   const AllocatorTable table_;
   const uint64_t budget_;
-  std::atomic<uint64_t> held_{0};
+  Memory& ledger_ = *this;
+  const size_t granule_ = 1;
+  std::atomic<uint64_t> held_{0};  // of the ledger
 };
 
 // One owned block of counted (or, with kScratch, uncounted) memory. Move-only; may be empty.

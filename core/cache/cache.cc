@@ -2,9 +2,12 @@
 #include "core/cache/cache.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cinttypes>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
+#include <optional>
 
 #include "core/base/memory.h"
 #include "core/cache/tensor.h"
@@ -60,6 +63,37 @@ void LogLine(Runtime& runtime, LogLevel level, const char* format, Args... args)
   runtime.Log(level, line);
 }
 
+// The items of a batch on the host, with the lists of pieces that they point to, in scratch memory.
+class HostItems {
+ public:
+  HostItems(Memory& memory, size_t count)
+      : entries_(memory, count * sizeof(Entry), Buffer::kScratch),
+        items_(memory, count > 1 ? count * sizeof(ops::AttendItem) : 0, Buffer::kScratch),
+        many_(count > 1) {}
+  HostItems(const HostItems&) = delete;
+  HostItems& operator=(const HostItems&) = delete;
+  ~HostItems() { std::destroy_n(entries_.data<Entry>(), count_); }
+
+  ops::AttendItem* data() { return many_ ? items_.data<ops::AttendItem>() : &only_; }
+  ops::AttendItem& Add(PieceList k, PieceList v) {
+    Entry& entry = *new (entries_.data<Entry>() + count_) Entry{std::move(k), std::move(v)};
+    ops::AttendItem& item = data()[count_++];
+    item = {};
+    item.k = entry.k.sequence();
+    item.v = entry.v.sequence();
+    return item;
+  }
+
+ private:
+  struct Entry {
+    PieceList k, v;
+  };
+  const Buffer entries_, items_;
+  const bool many_;
+  ops::AttendItem only_{};
+  size_t count_ = 0;
+};
+
 }  // namespace
 
 Cache::Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan)
@@ -69,10 +103,51 @@ Cache::Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan)
   for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
     layers_[layer].Init(*runtime_, plan_->shape(), plan_->recipe(layer), layer);
   }
+  if (Device* const device = runtime_->device(); device != nullptr) {
+    Device::Call call(*device);
+    marks_ = Buffer(device->pinned(), layers_.size() * sizeof(uint64_t));
+    std::memset(marks_.data(), 0, marks_.size());
+    // An append to a cache that is gone may still be about to set what was its mark.
+    for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
+      call.Check(call.plugin().unmark(call.context(), call.stream(), MarkOf(layer), 0));
+    }
+  }
+}
+
+absl::Status Cache::CheckReach(Turn& turn, const char* name, const void* pointer) const {
+  Device::Call* const call = turn.executor().device();
+  if (call == nullptr || call->plugin().reaches(call->context(), pointer)) return absl::OkStatus();
+  return InvalidError(name, " lies in host memory that the device cannot reach; pass device memory");
+}
+
+// Whether a device has found tokens of the layer that were not finite.
+absl::Status Cache::CheckMark(Turn& turn, uint32_t layer) const {
+  Device::Call* const call = turn.executor().device();
+  if (call == nullptr) return absl::OkStatus();
+  const std::atomic_ref<uint64_t> mark(*MarkOf(layer));
+  if (mark.load(std::memory_order_relaxed) == 0) return absl::OkStatus();
+  // A truncation that takes the tokens away may be under way.
+  if (!call->capturing()) call->Wait();
+  KVG_RETURN_IF_ERROR(call->status());
+  const uint64_t found = mark.load(std::memory_order_relaxed);
+  if (found == 0) return absl::OkStatus();
+  return NonFiniteError("layer ", layer, " was given keys or values that hold NaN, infinity or a magnitude beyond "
+                        "65504, the largest of fp16, when it held ", found - 1,
+                        " tokens; truncate it to that length or less, or clear the cache");
 }
 
 absl::StatusOr<std::unique_ptr<Cache>> Cache::Create(std::shared_ptr<Runtime> runtime,
                                                      std::shared_ptr<const Plan> plan) {
+  for (uint32_t layer = 0; runtime->device() != nullptr && layer < plan->shape().layers; ++layer) {
+    const Recipe& recipe = plan->recipe(layer);
+    const auto known = [](const SideRecipe& side) {
+      return side.bits == 16 || (side.map == SideRecipe::kNoMap && side.fit == ops::kFitRange);
+    };
+    if (known(recipe.k) && known(recipe.v) && recipe.select.none()) continue;
+    return UnsupportedError("the recipe of layer ", layer,
+                            " has a map, a fit or a selection that CUDA devices do not know yet; "
+                            "use a recipe without, or the device CPU");
+  }
   return std::unique_ptr<Cache>(new Cache(std::move(runtime), std::move(plan)));
 }
 
@@ -82,7 +157,8 @@ absl::Status Cache::CheckLayer(uint32_t layer) const {
 }
 
 absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView& v,
-                           ops::DType dtype, uint64_t tokens, const uint64_t* positions) {
+                           ops::DType dtype, uint64_t tokens, const uint64_t* positions,
+                           void* stream) {
   KVG_RETURN_IF_ERROR(CheckLayer(layer));
   if (tokens == 0) return absl::OkStatus();
   if (tokens > kMaxTokens || layers_[layer].length() > kMaxTokens - tokens) {
@@ -103,7 +179,18 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
   const uint64_t k_sealed = cache.sealed(ops::kSideK);
   const uint64_t v_sealed = cache.sealed(ops::kSideV);
   try {
-    KVG_RETURN_IF_ERROR(cache.Append(*runtime_, *k_args, *v_args, positions));
+    Turn turn(*runtime_, stream);
+    KVG_RETURN_IF_ERROR(turn.status());
+    if (DeviceExecutor* const device = turn.device(); device != nullptr) {
+      if (turn.executor().device()->capturing()) {
+        return StateError("the stream is being captured into a graph; append outside of the capture");
+      }
+      KVG_RETURN_IF_ERROR(CheckReach(turn, "k", k.data));
+      KVG_RETURN_IF_ERROR(CheckReach(turn, "v", v.data));
+      KVG_RETURN_IF_ERROR(CheckMark(turn, layer));
+      device->SetMark(MarkOf(layer), cache.length() + 1);
+    }
+    KVG_RETURN_IF_ERROR(cache.Append(*runtime_, turn, *k_args, *v_args, positions));
   } catch (const BudgetExceeded&) {
     LogLine(*runtime_, LogLevel::kWarn,
             "layer %" PRIu32 ": %" PRIu64 " tokens refused, the memory budget of %" PRIu64
@@ -121,24 +208,37 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
   return absl::OkStatus();
 }
 
-absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* out,
-                           size_t out_bytes, const AttendOptions& options) const {
-  KVG_RETURN_IF_ERROR(CheckLayer(layer));
-  const Shape& shape = plan_->shape();
-  const LayerCache& cache = layers_[layer];
+absl::Status Cache::AttendBatch(std::span<const Cache* const> caches, uint32_t layer, const void* q,
+                                size_t q_bytes, void* out, size_t out_bytes,
+                                const AttendOptions& options) {
+  if (caches.empty()) return absl::OkStatus();
+  const Cache& first = *caches[0];
+  KVG_RETURN_IF_ERROR(first.CheckLayer(layer));
+  const Shape& shape = first.plan_->shape();
   if (options.queries == 0) return InvalidError("queries is 0; ask for at least one");
-  if (options.queries > cache.held()) {
-    return InvalidError("queries is ", options.queries, " but layer ", layer, " holds ",
-                        cache.held(), " tokens; append the queries' keys and values first");
+  for (size_t i = 0; i < caches.size(); ++i) {
+    const Cache& cache = *caches[i];
+    const auto which = [&] { return caches.size() == 1 ? "" : absl::StrCat(" of cache ", i); };
+    if (cache.runtime_ != first.runtime_ || !(cache.plan_->shape() == shape)) {
+      return InvalidError("cache ", i, " of the batch has another ",
+                          cache.runtime_ != first.runtime_ ? "runtime" : "shape",
+                          " than cache 0; attend to it in a call of its own");
+    }
+    const uint64_t length = cache.layers_[layer].held();
+    if (options.queries > length) {
+      return InvalidError("queries is ", options.queries, " but layer ", layer, which(), " holds ",
+                          length, " tokens; append the queries' keys and values first");
+    }
+    KVG_RETURN_IF_ERROR(cache.CheckHoles(layer, options));
   }
-  KVG_RETURN_IF_ERROR(CheckHoles(layer, options));
   if (!std::isfinite(options.scale)) return InvalidError("scale must be finite");
   if (!std::isfinite(options.softcap) || options.softcap < 0) {
     return InvalidError("logit_softcap must be finite and not negative");
   }
+  const uint64_t rows = caches.size() * options.queries;
   const auto extent_of = [&](int64_t token_stride, int64_t head_stride) {
     const bool contiguous = token_stride == 0 && head_stride == 0;
-    return ExtentOf(options.queries, shape.q_heads, shape.head_dim, token_stride, head_stride,
+    return ExtentOf(rows, shape.q_heads, shape.head_dim, token_stride, head_stride,
                     contiguous ? 0 : 1);
   };
   const Extent q_extent = extent_of(options.q_token_stride, options.q_head_stride);
@@ -149,43 +249,83 @@ absl::Status Cache::Attend(uint32_t layer, const void* q, size_t q_bytes, void* 
   KVG_RETURN_IF_ERROR(
       CheckApart("q", q, options.q_dtype, q_extent, "out", out, options.out_dtype, out_extent));
 
-  const PieceList k_pieces = cache.Pieces(ops::kSideK, runtime_->memory());
-  const PieceList v_pieces = cache.Pieces(ops::kSideV, runtime_->memory());
-  ops::AttendItem item{};
-  item.k = k_pieces.sequence();
-  item.v = v_pieces.sequence();
-  item.length = cache.held();
-  item.q = q;
-  item.out = out;
-  ops::AttendArgs args{};
-  args.items = &item;
-  args.count = 1;
-  args.q_heads = shape.q_heads;
-  args.kv_heads = shape.kv_heads;
-  args.head_dim = shape.head_dim;
-  args.queries = options.queries;
-  args.q_dtype = options.q_dtype;
-  args.out_dtype = options.out_dtype;
-  args.q_token_stride = q_extent.stride[0];
-  args.q_head_stride = q_extent.stride[1];
-  args.out_token_stride = out_extent.stride[0];
-  args.out_head_stride = out_extent.stride[1];
-  args.scale = options.scale != 0 ? options.scale
-                                  : 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
-  args.softcap = options.softcap;
-  args.sliding_window = options.sliding_window;
-  args.causal = options.causal;
-  ThreadPool::Lease lease = runtime_->pool().Acquire();
-  const ops::Parallel parallel = lease.parallel();
-  const ops::Table& table = runtime_->table();
-  const Buffer scratch(runtime_->memory(), table.attend_scratch(&args, parallel.workers),
-                       Buffer::kScratch);
-  args.scratch = scratch.data<void>();
-  table.attend(&args, &parallel);
-  for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
-    if (cache.side(side).learns()) cache.side(side).Observe(args, item);
+  // Both kinds of arguments have the fields that say what is computed.
+  const auto describe = [&](auto& args) {
+    args.count = caches.size();
+    args.q_heads = shape.q_heads;
+    args.kv_heads = shape.kv_heads;
+    args.head_dim = shape.head_dim;
+    args.queries = options.queries;
+    args.q_dtype = options.q_dtype;
+    args.out_dtype = options.out_dtype;
+    args.q_token_stride = q_extent.stride[0];
+    args.q_head_stride = q_extent.stride[1];
+    args.out_token_stride = out_extent.stride[0];
+    args.out_head_stride = out_extent.stride[1];
+    args.scale = options.scale != 0 ? options.scale
+                                    : 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+    args.softcap = options.softcap;
+    args.sliding_window = options.sliding_window;
+    args.causal = options.causal;
+  };
+  const auto place = [&](auto& item, size_t i) {
+    const auto row = static_cast<int64_t>(i * options.queries);
+    item.length = caches[i]->layers_[layer].held();
+    item.q = static_cast<const std::byte*>(q) +
+             row * q_extent.stride[0] * static_cast<int64_t>(SizeOf(options.q_dtype));
+    item.out = static_cast<std::byte*>(out) +
+               row * out_extent.stride[0] * static_cast<int64_t>(SizeOf(options.out_dtype));
+  };
+  Runtime& runtime = *first.runtime_;
+  Turn turn(runtime, options.stream);
+  KVG_RETURN_IF_ERROR(turn.status());
+  if (HostExecutor* const host = turn.host(); host != nullptr) {
+    HostItems items(runtime.memory(), caches.size());
+    ops::AttendArgs args{};
+    args.items = items.data();
+    describe(args);
+    for (size_t i = 0; i < caches.size(); ++i) {
+      const LayerCache& cache = caches[i]->layers_[layer];
+      place(items.Add(cache.Pieces(ops::kSideK, runtime.memory()),
+                      cache.Pieces(ops::kSideV, runtime.memory())),
+            i);
+    }
+    const Buffer scratch(runtime.memory(),
+                         host->table().attend_scratch(&args, host->parallel().workers),
+                         Buffer::kScratch);
+    args.scratch = scratch.data<void>();
+    host->table().attend(&args, &host->parallel());
+    for (size_t i = 0; i < caches.size(); ++i) {
+      for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+        const SideCache& cache = caches[i]->layers_[layer].side(side);
+        if (cache.learns()) cache.Observe(args, args.items[i]);
+      }
+    }
+    return absl::OkStatus();
   }
-  return absl::OkStatus();
+  Device::Call& call = *turn.executor().device();
+  KVG_RETURN_IF_ERROR(first.CheckReach(turn, "q", q));
+  KVG_RETURN_IF_ERROR(first.CheckReach(turn, "out", out));
+  const Buffer items(runtime.memory(), caches.size() * sizeof(ops::DeviceItem), Buffer::kScratch);
+  ops::DeviceAttendArgs args{};
+  args.items = items.data<ops::DeviceItem>();
+  describe(args);
+  const Recipe& recipe = first.plan_->recipe(layer);
+  const auto form_of = [](const SideRecipe& side) {
+    return ops::DeviceForm{side.bits, side.outliers > 0, side.axis == ops::kAxisChannel};
+  };
+  args.k_form = form_of(recipe.k);
+  args.v_form = form_of(recipe.v);
+  for (size_t i = 0; i < caches.size(); ++i) {
+    KVG_RETURN_IF_ERROR(caches[i]->CheckMark(turn, layer));
+    auto& item = items.data<ops::DeviceItem>()[i];
+    item.k = caches[i]->layers_[layer].side(ops::kSideK).device_pieces();
+    item.v = caches[i]->layers_[layer].side(ops::kSideV).device_pieces();
+    place(item, i);
+  }
+  args.scratch = call.StreamScratch(call.plugin().attend_scratch(call.context(), &args));
+  call.Check(call.plugin().attend(call.context(), call.stream(), &args));
+  return turn.status();
 }
 
 absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, uint64_t tokens,
@@ -200,17 +340,33 @@ absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, u
   const Shape& shape = plan_->shape();
   const Extent extent = ExtentOf(tokens, shape.kv_heads, shape.head_dim, 0, 0, 0);
   KVG_RETURN_IF_ERROR(CheckTensor("out", out, out_bytes, dtype, extent));
-  const PieceList pieces = layers_[layer].Pieces(side, runtime_->memory());
-  ops::ReadArgs args{};
-  args.side = pieces.sequence();
-  args.kv_heads = shape.kv_heads;
-  args.head_dim = shape.head_dim;
-  args.first_token = first_token;
-  args.tokens = tokens;
-  args.dtype = dtype;
-  args.out = out;
-  runtime_->table().read(&args);
-  return absl::OkStatus();
+  const auto ask = [&](auto& args) {
+    args.kv_heads = shape.kv_heads;
+    args.head_dim = shape.head_dim;
+    args.first_token = first_token;
+    args.tokens = tokens;
+    args.dtype = dtype;
+    args.out = out;
+  };
+  if (runtime_->device() == nullptr) {
+    const PieceList pieces = layers_[layer].Pieces(side, runtime_->memory());
+    ops::ReadArgs args{};
+    args.side = pieces.sequence();
+    ask(args);
+    runtime_->table().read(&args);
+    return absl::OkStatus();
+  }
+  Turn turn(*runtime_);
+  KVG_RETURN_IF_ERROR(turn.status());
+  Device::Call& call = *turn.executor().device();
+  KVG_RETURN_IF_ERROR(CheckReach(turn, "out", out));
+  KVG_RETURN_IF_ERROR(CheckMark(turn, layer));
+  ops::DeviceReadArgs args{};
+  args.side = layers_[layer].side(side).device_pieces();
+  ask(args);
+  call.Check(call.plugin().read(call.context(), call.stream(), &args));
+  call.Wait();
+  return turn.status();
 }
 
 absl::StatusOr<uint64_t> Cache::Length(uint32_t layer) const {
@@ -219,30 +375,59 @@ absl::StatusOr<uint64_t> Cache::Length(uint32_t layer) const {
 }
 
 absl::Status Cache::Truncate(uint32_t layer, uint64_t tokens) {
+  Turn turn(*runtime_);
+  KVG_RETURN_IF_ERROR(turn.status());
+  const auto shorten = [&](uint32_t i) {
+    layers_[i].Truncate(tokens);
+    Device::Call* const call = turn.executor().device();
+    if (call == nullptr) return;
+    call->Check(call->plugin().unmark(call->context(), call->stream(), MarkOf(i), tokens));
+  };
   if (layer != kAllLayers) {
     KVG_RETURN_IF_ERROR(CheckLayer(layer));
     KVG_RETURN_IF_ERROR(layers_[layer].CheckTruncate(layer, tokens));
-    layers_[layer].Truncate(tokens);
-    return absl::OkStatus();
+    shorten(layer);
+    return turn.status();
   }
   for (uint32_t i = 0; i < layers_.size(); ++i) {
     if (tokens >= layers_[i].length()) continue;
     KVG_RETURN_IF_ERROR(layers_[i].CheckTruncate(i, tokens));
   }
-  for (LayerCache& cache : layers_) cache.Truncate(tokens);
-  return absl::OkStatus();
+  for (uint32_t i = 0; i < layers_.size(); ++i) {
+    if (tokens < layers_[i].length()) shorten(i);
+  }
+  return turn.status();
 }
 
 absl::Status Cache::Clear() {
+  Turn turn(*runtime_);
+  KVG_RETURN_IF_ERROR(turn.status());
   for (LayerCache& cache : layers_) cache.Clear();
-  return absl::OkStatus();
+  if (Device::Call* const call = turn.executor().device(); call != nullptr) {
+    for (uint32_t i = 0; i < layers_.size(); ++i) {
+      call->Check(call->plugin().unmark(call->context(), call->stream(), MarkOf(i), 0));
+    }
+  }
+  return turn.status();
 }
 
-void Cache::Swap(Cache& other) noexcept { layers_.swap(other.layers_); }
+void Cache::Swap(Cache& other) noexcept {
+  layers_.swap(other.layers_);
+  marks_.swap(other.marks_);
+}
 
 absl::StatusOr<std::unique_ptr<Cache>> Cache::Fork() const {
+  Turn turn(*runtime_);
+  KVG_RETURN_IF_ERROR(turn.status());
   std::unique_ptr<Cache> fork(new Cache(runtime_, plan_));
-  for (size_t i = 0; i < layers_.size(); ++i) fork->layers_[i].CopyFrom(layers_[i], *runtime_);
+  if (turn.device() != nullptr) {
+    const size_t bytes = layers_.size() * sizeof(uint64_t);
+    turn.executor().Copy({fork->marks_.data(), marks_.data(), bytes, bytes, bytes, 1});
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    fork->layers_[i].CopyFrom(layers_[i], *runtime_);
+  }
+  KVG_RETURN_IF_ERROR(turn.status());
   return fork;
 }
 
@@ -250,6 +435,16 @@ absl::StatusOr<Stats> Cache::GetStats(uint32_t layer, bool want_k, bool want_v) 
   if (layer != kAllLayers) KVG_RETURN_IF_ERROR(CheckLayer(layer));
   const size_t first = layer == kAllLayers ? 0 : layer;
   const size_t last = layer == kAllLayers ? layers_.size() : first + 1;
+  std::optional<Turn> turn;  // held while the errors that it fetches are looked at
+  if (runtime_->device() != nullptr) {
+    turn.emplace(*runtime_);
+    for (size_t i = first; i < last; ++i) {
+      for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+        layers_[i].side(side).FetchErrors(turn->executor());
+      }
+    }
+    KVG_RETURN_IF_ERROR(turn->status());
+  }
   Stats stats;
   uint64_t compressed[2] = {0, 0};
   double error[2] = {0, 0};
@@ -274,6 +469,7 @@ absl::StatusOr<Stats> Cache::GetStats(uint32_t layer, bool want_k, bool want_v) 
   };
   stats.rel_error_k_mean = mean(ops::kSideK);
   stats.rel_error_v_mean = mean(ops::kSideV);
+  if (layer == kAllLayers && want_k && want_v) stats.bytes_bookkeeping += marks_.size();
   stats.rel_error_k_worst = worst[ops::kSideK];
   stats.rel_error_v_worst = worst[ops::kSideV];
   return stats;

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <memory_resource>
+#include <span>
 #include <vector>
 
 #include "core/base/status.h"
@@ -38,6 +39,7 @@ struct AttendOptions {
   uint64_t sliding_window = 0;
   int64_t q_token_stride = 0, q_head_stride = 0;  // both 0 = contiguous
   int64_t out_token_stride = 0, out_head_stride = 0;
+  void* stream = nullptr;  // of a device
 };
 
 // Field for field kvg_stats without its first two.
@@ -63,9 +65,18 @@ class Cache {
                                                        std::shared_ptr<const Plan> plan);
 
   absl::Status Append(uint32_t layer, const TensorView& k, const TensorView& v, ops::DType dtype,
-                      uint64_t tokens, const uint64_t* positions = nullptr);
+                      uint64_t tokens, const uint64_t* positions = nullptr,
+                      void* stream = nullptr);
   absl::Status Attend(uint32_t layer, const void* q, size_t q_bytes, void* out, size_t out_bytes,
-                      const AttendOptions& options) const;
+                      const AttendOptions& options) const {
+    const Cache* const self = this;
+    return AttendBatch({&self, 1}, layer, q, q_bytes, out, out_bytes, options);
+  }
+  // Of one layer of several caches of one runtime and one shape. Query i of cache c is row
+  // c * options.queries + i of q, and so is its result in out.
+  static absl::Status AttendBatch(std::span<const Cache* const> caches, uint32_t layer,
+                                  const void* q, size_t q_bytes, void* out, size_t out_bytes,
+                                  const AttendOptions& options);
   absl::Status Read(uint32_t layer, ops::Side side, uint64_t first_token, uint64_t tokens,
                     ops::DType dtype, void* out, size_t out_bytes) const;
   absl::StatusOr<uint64_t> Length(uint32_t layer) const;
@@ -121,10 +132,16 @@ class Cache {
   absl::Status CheckHoles(uint32_t layer, const AttendOptions& options) const;
   absl::Status Score(uint32_t layer, const void* q, size_t q_bytes, const uint64_t* positions,
                      const AttendOptions& options, SelectedLayer::Observation& out) const;
+  absl::Status CheckReach(Turn& turn, const char* name, const void* pointer) const;
+  absl::Status CheckMark(Turn& turn, uint32_t layer) const;
+  uint64_t* MarkOf(uint32_t layer) const { return marks_.data<uint64_t>() + layer; }
 
   const std::shared_ptr<Runtime> runtime_;
   const std::shared_ptr<const Plan> plan_;
   std::pmr::vector<LayerCache> layers_;
+  // On a device: for each layer, where its kernels say that appended tokens were not finite: 1 + the
+  // length of the layer before, else 0. Pinned host memory.
+  Buffer marks_;
 };
 
 }  // namespace kvg

@@ -24,15 +24,17 @@ void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe
   v_.Init(shape, recipe.v, ops::kSideV, (sides + 2) * kOddStep);
 }
 
-absl::Status LayerCache::Append(Runtime& runtime, const ops::IngestArgs& k,
+absl::Status LayerCache::Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k,
                                 const ops::IngestArgs& v, const uint64_t* positions) {
   if (selected_) return selected_->Append(runtime, k, v, positions);
-  ThreadPool::Lease lease = runtime.pool().Acquire();
-  const ops::Parallel parallel = lease.parallel();
+  Executor& executor = turn.executor();
   SideCache::Appended k_ready(&runtime.resource());
   SideCache::Appended v_ready(&runtime.resource());
-  KVG_RETURN_IF_ERROR(k_.PrepareAppend(runtime, parallel, k, k_ready));
-  KVG_RETURN_IF_ERROR(v_.PrepareAppend(runtime, parallel, v, v_ready));
+  KVG_RETURN_IF_ERROR(k_.PrepareAppend(executor, k, k_ready));
+  KVG_RETURN_IF_ERROR(v_.PrepareAppend(executor, v, v_ready));
+  KVG_RETURN_IF_ERROR(k_.FillAppend(executor, k, k_ready));
+  KVG_RETURN_IF_ERROR(v_.FillAppend(executor, v, v_ready));
+  KVG_RETURN_IF_ERROR(turn.status());
   k_.CommitAppend(k_ready);
   v_.CommitAppend(v_ready);
   return absl::OkStatus();

@@ -32,8 +32,8 @@ class LayerCache {
 
   // Both sides or neither. May throw std::bad_alloc; x have passed the checks of shape and size.
   // positions: of the tokens; nullptr = the next ones.
-  absl::Status Append(Runtime& runtime, const ops::IngestArgs& k, const ops::IngestArgs& v,
-                      const uint64_t* positions = nullptr);
+  absl::Status Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k,
+                      const ops::IngestArgs& v, const uint64_t* positions = nullptr);
 
   // OK if Truncate(tokens) is exact, tokens <= length(); else a sentence with the nearest lengths.
   absl::Status CheckTruncate(uint32_t layer, uint64_t tokens) const;

@@ -24,6 +24,13 @@ constexpr uint64_t kPatience = 128;
 // Tokens that a basis is learnt from, at most.
 constexpr uint64_t kLesson = 4096;
 
+// Bytes of fp16 rows that a device stages at once.
+constexpr uint64_t kMostStaged = uint64_t{256} << 20;
+
+// Pieces that are written to a device at once, and room for the first of them.
+constexpr size_t kPiecesWritten = 16;
+constexpr size_t kPiecesAtFirst = 16 * sizeof(ops::Piece);
+
 }  // namespace
 
 void SideCache::Init(const Shape& shape, const SideRecipe& recipe, ops::Side side, uint64_t seed) {
@@ -86,17 +93,22 @@ uint16_t* SideCache::WindowRows(uint64_t token) const {
   return window_.rows() + (start_ + token) * shape_.head_dim;
 }
 
+absl::Status SideCache::NonFinite() const {
+  return NonFiniteError(side_ == ops::kSideK ? "k" : "v",
+                        " holds NaN, infinity or a magnitude beyond 65504, the largest of fp16;"
+                        " nothing was appended");
+}
+
 // Writes tokens [from, from + tokens) of the window followed by x as fp16 rows. False if one that
 // comes from x cannot be stored.
-bool SideCache::Fetch(const ops::Table& table, const ops::IngestArgs& x, uint64_t from,
-                      uint64_t tokens, uint16_t* rows, uint64_t head_stride) const {
+bool SideCache::Fetch(Executor& executor, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,
+                      uint16_t* rows, uint64_t head_stride) const {
   const uint64_t dim = shape_.head_dim;
   const uint64_t old = from < pending_ ? std::min(tokens, pending_ - from) : 0;
   if (old > 0) {
-    for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
-      std::memcpy(rows + head * head_stride, WindowRows(from) + head * capacity_ * dim,
-                  old * dim * sizeof(uint16_t));
-    }
+    executor.Copy({rows, WindowRows(from), head_stride * sizeof(uint16_t),
+                   capacity_ * dim * sizeof(uint16_t), old * dim * sizeof(uint16_t),
+                   shape_.kv_heads});
   }
   if (old == tokens) return true;
   const uint64_t skip = from + old - pending_;
@@ -106,99 +118,211 @@ bool SideCache::Fetch(const ops::Table& table, const ops::IngestArgs& x, uint64_
   rest.tokens = tokens - old;
   rest.rows = rows + old * dim;
   rest.rows_head_stride = head_stride;
-  return table.ingest(&rest);
+  return executor.Ingest(rest);
 }
 
-absl::Status SideCache::PrepareAppend(Runtime& runtime, const ops::Parallel& parallel,
-                                      const ops::IngestArgs& x, Appended& out) {
-  const ops::Table& table = runtime.table();
-  const uint64_t dim = shape_.head_dim;
+absl::Status SideCache::PrepareAppend(Executor& executor, const ops::IngestArgs& x,
+                                      Appended& out) {
+  const bool on_device = executor.device() != nullptr;
+  const uint64_t row = shape_.kv_dim() * sizeof(uint16_t);
   const uint64_t total = pending_ + x.tokens;
-  const auto refusal = [this] {
-    return NonFiniteError(side_ == ops::kSideK ? "k" : "v",
-                          " holds NaN, infinity or a magnitude beyond 65504, the largest of fp16;"
-                          " nothing was appended");
-  };
   const bool online = recipe_->map == SideRecipe::kOnline && recipe_->bits < 16;
   const bool learn = online && !basis_ && MayLearn(total);
   const bool wait = online && !basis_ && !learn;
-  if (wait && side_ == ops::kSideK && !seen_) out.seen = SeenQueries(runtime.memory(), shape_);
-  // A few tokens go to the window and are sealed from there; many, and those that come behind a
-  // window that others see, are sealed from a staging buffer and leave a new window behind.
-  const bool outgrown = capacity_ > WindowCapacity() && !wait;  // it waited for a basis
-  const bool in_place = total <= capacity_ && window_.exclusive() && !outgrown;
-  if (in_place) {
-    if (start_ + total > capacity_) {
-      for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
-        uint16_t* const first = window_.rows() + head * capacity_ * dim;
-        std::memmove(first, first + start_ * dim, pending_ * dim * sizeof(uint16_t));
-      }
-      start_ = 0;
-      PlaceWindow();
-    }
-    if (!Fetch(table, x, pending_, x.tokens, WindowRows(pending_), capacity_ * dim)) {
-      return refusal();
-    }
+  if (wait && side_ == ops::kSideK && !seen_) {
+    out.seen = SeenQueries(executor.host_memory(), shape_);
   }
-  Buffer staging;
-  if (learn) {
+  if (learn) {  // on the host: devices take no map
     const uint64_t tokens = std::min(total, kLesson);
-    staging = Buffer(runtime.memory(), shape_.kv_heads * tokens * dim * sizeof(uint16_t),
-                     Buffer::kScratch);
-    if (!Fetch(table, x, 0, tokens, staging.data<uint16_t>(), tokens * dim)) return refusal();
-    const RowsView rows{.rows = staging.data<uint16_t>(), .head_stride = tokens * dim};
-    out.basis = Basis::Make(runtime.memory(), shape_, side_, *recipe_, rows, tokens, seen_);
+    const Buffer lesson(executor.memory(), tokens * row, Buffer::kScratch);
+    const uint64_t stride = tokens * shape_.head_dim;
+    if (!Fetch(executor, x, 0, tokens, lesson.data<uint16_t>(), stride)) return NonFinite();
+    const RowsView rows{.rows = lesson.data<uint16_t>(), .head_stride = stride};
+    out.basis = Basis::Make(executor.host_memory(), shape_, side_, *recipe_, rows, tokens, seen_);
   }
   const Basis* const basis = out.basis ? out.basis.get() : basis_.get();
-  uint64_t at = 0;
+  uint64_t at = 0, most = 0;
   uint64_t room = PageRoom();
   while (const uint64_t take = wait ? 0 : NextSeal(total - at, room)) {
-    RowsView rows{.rows = nullptr, .head_stride = capacity_ * dim};
-    if (in_place) {
-      rows.rows = WindowRows(at);
-    } else {
-      const size_t needed = shape_.kv_heads * take * dim * sizeof(uint16_t);
-      if (staging.size() < needed) {
-        staging = Buffer();
-        staging = Buffer(runtime.memory(), needed, Buffer::kScratch);
-      }
-      rows = {.rows = staging.data<uint16_t>(), .head_stride = take * dim};
-      if (!Fetch(table, x, at, take, staging.data<uint16_t>(), take * dim)) return refusal();
-    }
+    out.runs.push_back({at, take});
     if (room > 0) {
       // Tokens that this side has cut off, or does not see, make way.
       if (page_->shared()) {
-        out.page = page_->Clone(page_piece_.tokens);
+        out.page = page_->Clone(executor, page_piece_.tokens);
       } else {
         page_->Shrink(page_piece_.tokens);
         out.page = page_;
       }
-      out.run = out.page->Seal(table, parallel, rows, take, seed_);
       room = 0;
     } else {
       const bool page = recipe_->block == 1 && take < ops::kBlockTokens;
       SegmentForm form = SegmentForm::Of(*recipe_, shape_, side_, page ? kPageTokens : take,
                                          take <= recipe_->block);
       if (basis != nullptr) form = form.In(*basis);
-      const uint64_t first_token = sealed_ + at;
-      SegmentRef segment = Segment::Create(runtime.memory(), form, first_token);
-      segment->Grow(segment->Seal(table, parallel, rows, take, seed_ + first_token));
-      out.segments.push_back(std::move(segment));
+      out.segments.push_back(Segment::Create(executor, form, sealed_ + at));
     }
+    most = std::max(most, take);
     at += take;
   }
   out.added = x.tokens;
   out.sealed = at;
-  if (!in_place) {
+  // A few tokens go to the window and are sealed from there; many, and those that come behind a
+  // window that others see, are sealed from a staging buffer and leave a new window behind.
+  const bool outgrown = capacity_ > WindowCapacity() && !wait;  // it waited for a basis
+  if (total > capacity_ || !window_.exclusive() || outgrown) {
     const uint64_t least = WindowCapacity();
     const uint64_t left = total - at;
     out.capacity = left <= least ? least : left + std::max(kPatience, recipe_->block + uint64_t{0});
-    const uint64_t capacity = out.capacity;
-    out.window = Window(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
-    if (!Fetch(table, x, at, total - at, out.window.rows(), capacity * dim)) return refusal();
+    out.window = Window(executor.host_memory(), executor.memory(), out.capacity * row);
+    if (on_device) {
+      const uint64_t staged = std::min(at, std::max(kMostStaged / row, most));
+      out.staging = Buffer(executor.memory(), staged * row, Buffer::kScratch);
+    }
   }
-  out.room = segments_.Reserve((out.page ? 1 : 0) + out.segments.size());
+  const uint64_t segments = (out.page ? 1 : 0) + out.segments.size();
+  out.room = segments_.Reserve(segments);
+  if (on_device && segments > 0) {
+    const size_t needed = (segments_.size() + segments) * sizeof(ops::Piece);
+    if (!device_pieces_ || !device_pieces_.exclusive() || needed > device_pieces_.bytes()) {
+      out.device_pieces = Window(executor.host_memory(), executor.memory(),
+                                 std::max({needed, 2 * device_pieces_.bytes(), kPiecesAtFirst}));
+    }
+  }
   return absl::OkStatus();
+}
+
+absl::Status SideCache::FillAppend(Executor& executor, const ops::IngestArgs& x, Appended& out) {
+  const uint64_t dim = shape_.head_dim;
+  const uint64_t total = pending_ + x.tokens;
+  const bool in_place = !out.window;
+  if (Device::Call* const call = executor.device(); call != nullptr) {
+    const bool window = in_place && window_.TakeLent();
+    const bool page = out.page && out.page->TakeLent();
+    const bool pieces = !out.device_pieces && device_pieces_.TakeLent();
+    if (window || page || pieces) call->WaitForOthers();
+  }
+  if (in_place) {
+    if (start_ + total > capacity_) MoveWindowToFront(executor);
+    if (!Fetch(executor, x, pending_, x.tokens, WindowRows(pending_), capacity_ * dim)) {
+      return NonFinite();
+    }
+  }
+  if (!SealRuns(executor, x, in_place, out)) return NonFinite();
+  if (!in_place && !Fetch(executor, x, out.sealed, total - out.sealed, out.window.rows(),
+                          out.capacity * dim)) {
+    return NonFinite();
+  }
+  if (executor.device() != nullptr) WriteDevicePieces(executor, out);
+  return absl::OkStatus();
+}
+
+void SideCache::MoveWindowToFront(Executor& executor) {
+  const uint64_t row = shape_.head_dim * sizeof(uint16_t);
+  uint16_t* const first = window_.rows();
+  if (executor.device() == nullptr) {
+    for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
+      uint16_t* const rows = first + head * capacity_ * shape_.head_dim;
+      std::memmove(rows, rows + start_ * shape_.head_dim, pending_ * row);
+    }
+  } else {
+    // Piece by piece, none longer than the way it goes, so that no copy overlaps itself.
+    for (uint64_t at = 0; at < pending_; at += start_) {
+      executor.Copy({first + at * shape_.head_dim, WindowRows(at), capacity_ * row, capacity_ * row,
+                     std::min(start_, pending_ - at) * row, shape_.kv_heads});
+    }
+  }
+  start_ = 0;
+  PlaceWindow();
+}
+
+// Seals what was prepared: from the window or, in parts that fit, by way of the staging buffer. False
+// if an element of x cannot be stored.
+bool SideCache::SealRuns(Executor& executor, const ops::IngestArgs& x, bool in_place,
+                         Appended& out) {
+  const uint64_t dim = shape_.head_dim;
+  const auto is_page = [&](size_t run) { return run == 0 && out.page; };
+  const auto segment_of = [&](size_t run) -> Segment& {
+    if (is_page(run)) return *out.page;
+    return *out.segments[run - (out.page ? 1 : 0)];
+  };
+  std::pmr::vector<ops::DeviceSealJob> jobs(out.runs.get_allocator());
+  Buffer host_staging;
+  for (size_t first = 0, end = 0; first < out.runs.size(); first = end) {
+    // The host seals one segment after the other, while its rows are in the cache of the processor;
+    // a device takes as many as have one form.
+    const Run& run = out.runs[first];
+    const bool alone = executor.device() == nullptr || is_page(first) ||
+                       segment_of(first).room() != run.tokens;
+    const size_t row = shape_.kv_heads * dim * sizeof(uint16_t);
+    for (end = first + 1; !alone && !in_place && end < out.runs.size(); ++end) {
+      const uint64_t staged = out.runs[end].at + out.runs[end].tokens - run.at;
+      if (out.runs[end].tokens != run.tokens || staged * row > out.staging.size()) break;
+    }
+    const uint64_t tokens = out.runs[end - 1].at + out.runs[end - 1].tokens - run.at;
+    RowsView rows{.rows = nullptr, .head_stride = capacity_ * dim};
+    if (in_place) {
+      rows.rows = WindowRows(run.at);
+    } else {
+      Buffer& staging = executor.device() == nullptr ? host_staging : out.staging;
+      const size_t needed = tokens * row;
+      if (staging.size() < needed) {
+        staging = Buffer();
+        staging = Buffer(executor.memory(), needed, Buffer::kScratch);
+      }
+      rows = {.rows = staging.data<uint16_t>(), .head_stride = tokens * dim};
+      if (!Fetch(executor, x, run.at, tokens, staging.data<uint16_t>(), tokens * dim)) return false;
+    }
+    jobs.clear();
+    for (size_t i = first; i < end; ++i) {
+      Segment& segment = segment_of(i);
+      RowsView part = rows;
+      part.rows += (out.runs[i].at - run.at) * dim;
+      const uint64_t seed = is_page(i) ? seed_ : seed_ + segment.piece().first_token;
+      if (segment.piece().kind == ops::kRows) {
+        segment.Grow(segment.Seal(executor, part, out.runs[i].tokens, seed));
+      } else {
+        jobs.push_back(segment.SealJob(part, out.runs[i].tokens, seed));
+      }
+    }
+    if (!jobs.empty()) executor.Seal(jobs);
+    for (size_t i = first; i < end && !jobs.empty(); ++i) {
+      const SealedRun sealed = Segment::Sealed(jobs[i - first]);
+      if (is_page(i)) {
+        out.run = sealed;
+      } else {
+        segment_of(i).Grow(sealed);
+      }
+    }
+  }
+  return true;
+}
+
+// Brings the device's array of pieces to what Commit will make of the list of segments.
+void SideCache::WriteDevicePieces(Executor& executor, const Appended& out) const {
+  const bool replaced = static_cast<bool>(out.device_pieces);
+  auto* pieces = (replaced ? out.device_pieces : device_pieces_).rows<ops::Piece>();
+  if (replaced && segments_.size() > 0) {
+    const uint64_t bytes = segments_.size() * sizeof(ops::Piece);
+    executor.Copy({pieces, device_pieces_.rows<ops::Piece>(), bytes, bytes, bytes, 1});
+  }
+  pieces += segments_.size();
+  ops::Piece some[kPiecesWritten];
+  size_t count = 0;
+  const auto flush = [&] {
+    if (count > 0) executor.Write(pieces, some, count * sizeof(ops::Piece));
+    pieces += count;
+    count = 0;
+  };
+  if (out.page && out.page->room() == out.run.tokens) {
+    some[count] = out.page->piece();
+    some[count++].tokens += out.run.tokens;
+  }
+  for (const SegmentRef& segment : out.segments) {
+    if (segment->room() > 0) continue;  // the next open page
+    some[count++] = segment->piece();
+    if (count == kPiecesWritten) flush();
+  }
+  flush();
 }
 
 void SideCache::CommitAppend(Appended& prepared) noexcept {
@@ -231,6 +355,7 @@ void SideCache::CommitAppend(Appended& prepared) noexcept {
     basis_ = std::move(prepared.basis);
     seen_ = SeenQueries();
   }
+  if (prepared.device_pieces) device_pieces_ = std::move(prepared.device_pieces);
   sealed_ += prepared.sealed;
   pending_ += prepared.added - prepared.sealed;
   due_ = NextSeal(pending_, 0) == 0 ? 0 : due_ == 0 ? length() : due_;
@@ -246,6 +371,20 @@ PieceList SideCache::Pieces(Memory& memory) const {
   if (page_) *pieces++ = &page_piece_;
   if (pending_ > 0) *pieces = &rows_;
   return list;
+}
+
+ops::DevicePieces SideCache::device_pieces() const {
+  ops::DevicePieces pieces{};
+  pieces.sealed = device_pieces_.rows<ops::Piece>();
+  pieces.count = static_cast<uint32_t>(segments_.size());
+  if (page_) pieces.page = page_piece_;
+  pieces.window = rows_;
+  return pieces;
+}
+
+void SideCache::FetchErrors(Executor& executor) const {
+  segments_.ForEach([&](const Segment& segment, bool, bool) { segment.FetchError(executor); });
+  if (page_) page_->FetchError(executor);
 }
 
 // Brings rows_ up to date with the members that it repeats.
@@ -290,6 +429,7 @@ void SideCache::Clear() noexcept {
   segments_.Clear();
   page_ = SegmentRef();
   window_ = Window();
+  device_pieces_ = Window();
   basis_ = BasisRef();
   seen_ = SeenQueries();
   sealed_ = capacity_ = start_ = pending_ = due_ = 0;
@@ -299,10 +439,12 @@ void SideCache::Clear() noexcept {
 void SideCache::CopyFrom(const SideCache& other) noexcept {
   segments_ = other.segments_;
   page_ = other.page_;
+  if (page_) page_->Lend();
   page_piece_ = other.page_piece_;
   window_ = other.window_;
   basis_ = other.basis_;
   due_ = other.due_;
+  device_pieces_ = other.device_pieces_;
   capacity_ = other.capacity_;
   start_ = other.start_;
   sealed_ = other.sealed_;
@@ -315,7 +457,7 @@ void SideCache::Restore(Runtime& runtime, Restored& restored) {
   const uint64_t capacity = WindowCapacity();
   Window window;
   if (restored.tokens > 0) {
-    window = Window(runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
+    window = Window(runtime.memory(), runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
     for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
       uint16_t* const rows = window.rows() + head * capacity * dim;
       if (pending_ > 0) std::memcpy(rows, window_rows(head, 0), pending_ * dim * sizeof(uint16_t));
@@ -381,6 +523,11 @@ SideStats SideCache::Stats() const {
   if (basis_) {
     stats.state += basis_->bytes();
     if (basis_->shared()) stats.shared += basis_->bytes();
+  }
+  if (device_pieces_) {
+    const uint64_t bytes = device_pieces_.bytes() + device_pieces_.bookkeeping();
+    stats.bytes.bookkeeping += bytes;
+    if (!device_pieces_.exclusive()) stats.shared += bytes;
   }
   stats.window_allocated = window_.bytes();
   stats.window_used = pending_ * shape_.kv_dim() * sizeof(uint16_t);

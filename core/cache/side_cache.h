@@ -3,9 +3,10 @@
 // Called by core/cache/layer_cache. The tokens lie in this order: segments (compressed, immutable),
 // open page (compressed, still growing), window (fp16 rows). A fork shares all of it at first; an
 // open page or a window that others see too is copied before it is written.
-// A change is made in two steps: a Prepare that does everything that may fail and
-// touches only memory that no reader sees, then a Commit that cannot fail. An abandoned preparation
-// leaves no trace.
+// An append is made in three steps: Prepare takes the memory, Fill converts and seals into memory that
+// no reader sees, Commit makes it visible and cannot fail. Abandoned after any step but the last it
+// leaves no trace. On a device the work of Fill is queued when all memory has been taken; what is
+// queued is then abandoned only for an error of the device, which ends everything.
 #ifndef KVGEAR_CORE_CACHE_SIDE_CACHE_H_
 #define KVGEAR_CORE_CACHE_SIDE_CACHE_H_
 
@@ -23,8 +24,10 @@
 #include "core/codec/segment.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
+#include "core/runtime/executor.h"
 #include "core/runtime/runtime.h"
 #include "kernels/ops.h"
+#include "kernels/plugin.h"
 
 namespace kvg {
 
@@ -61,9 +64,15 @@ class PieceList {
 
 class SideCache {
  public:
+  // Tokens to be sealed together, counted from the oldest of the window on.
+  struct Run {
+    uint64_t at, tokens;
+  };
+
   // Everything that an append needs to become visible.
   struct Appended {
-    explicit Appended(std::pmr::memory_resource* resource) : segments(resource) {}
+    explicit Appended(std::pmr::memory_resource* resource) : runs(resource), segments(resource) {}
+    std::pmr::vector<Run> runs;  // the first goes to `page`, if there is one
     SegmentRef page;  // the open page that takes on `run`, unless empty
     SealedRun run;
     std::pmr::vector<SegmentRef> segments;  // new ones, the last perhaps an open page
@@ -74,6 +83,8 @@ class SideCache {
     uint64_t capacity = 0;  // of that one
     BasisRef basis;         // learnt in this append, unless empty
     SeenQueries seen;       // begins to collect queries, unless empty
+    Window device_pieces;  // and of that array; on a device only
+    Buffer staging;        // on a device: fp16 rows on their way from the caller to segments
   };
 
   // Content that was stored, to be added behind what is held.
@@ -92,9 +103,9 @@ class SideCache {
   // Before first use. `recipe` outlives the object.
   void Init(const Shape& shape, const SideRecipe& recipe, ops::Side side, uint64_t seed);
 
-  // May throw std::bad_alloc. `x` has passed the checks of shape and size.
-  absl::Status PrepareAppend(Runtime& runtime, const ops::Parallel& parallel,
-                             const ops::IngestArgs& x, Appended& out);
+  // Both may throw std::bad_alloc. `x` has passed the checks of shape and size.
+  absl::Status PrepareAppend(Executor& executor, const ops::IngestArgs& x, Appended& out);
+  absl::Status FillAppend(Executor& executor, const ops::IngestArgs& x, Appended& out);
   void CommitAppend(Appended& prepared) noexcept;
 
   // Whether Truncate(tokens) is exact; else the nearest lengths for which it is.
@@ -127,6 +138,10 @@ class SideCache {
   uint64_t sealed() const { return sealed_; }  // tokens compressed, those of an open page included
   // Good until the next change. Throws std::bad_alloc.
   PieceList Pieces(Memory& memory) const;
+  // The same of a side that lies on a device, without a list to be made.
+  ops::DevicePieces device_pieces() const;
+  // Before Stats, where the cache lies on a device: see Segment::FetchError.
+  void FetchErrors(Executor& executor) const;
   SideStats Stats() const;
   // Calls visit(identity, bytes) for each allocation that the side keeps alive, shared or not.
   template <typename Visit>
@@ -147,8 +162,12 @@ class SideCache {
   uint64_t WindowCapacity() const;
   uint64_t PageRoom() const { return page_ ? page_piece_.padded_tokens - page_piece_.tokens : 0; }
   uint16_t* WindowRows(uint64_t token) const;
-  bool Fetch(const ops::Table& table, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,
+  bool Fetch(Executor& executor, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,
              uint16_t* rows, uint64_t head_stride) const;
+  absl::Status NonFinite() const;
+  void MoveWindowToFront(Executor& executor);
+  bool SealRuns(Executor& executor, const ops::IngestArgs& x, bool in_place, Appended& out);
+  void WriteDevicePieces(Executor& executor, const Appended& out) const;
   void PlaceWindow() noexcept;
 
   Shape shape_;
@@ -159,6 +178,7 @@ class SideCache {
   SegmentList segments_;     // the full ones
   SegmentRef page_;          // the open page behind them, or empty
   ops::Piece page_piece_{};  // the page as this side sees it: a fork may see more of its tokens
+  Window device_pieces_;     // on a device: ops::Piece of each full segment, for its kernels
   uint64_t sealed_ = 0;      // tokens in segments, the open page included
 
   // With map=online. A fork shares the basis; before there is one it collects queries of its own.

@@ -21,12 +21,14 @@ class Window {
  public:
   Window() = default;
   // Throws std::bad_alloc.
-  Window(Memory& memory, size_t bytes) {
+  Window(Memory& headers, Memory& memory, size_t bytes) {
     Buffer rows(memory, bytes);
-    header_ = new (memory.Allocate(sizeof(Header))) Header(memory, std::move(rows));
+    header_ = new (headers.Allocate(sizeof(Header))) Header(headers, std::move(rows));
   }
   Window(const Window& other) noexcept : header_(other.header_) {
-    if (header_ != nullptr) header_->references.fetch_add(1, std::memory_order_relaxed);
+    if (header_ == nullptr) return;
+    header_->references.fetch_add(1, std::memory_order_relaxed);
+    header_->lent.store(true, std::memory_order_relaxed);
   }
   Window(Window&& other) noexcept : header_(std::exchange(other.header_, nullptr)) {}
   Window& operator=(Window other) noexcept {
@@ -48,7 +50,15 @@ class Window {
   // Whether nobody else sees the rows, so that they may be written. What those did who could is
   // then visible.
   bool exclusive() const { return header_->references.load(std::memory_order_acquire) == 1; }
-  uint16_t* rows() const { return header_ == nullptr ? nullptr : header_->rows.data<uint16_t>(); }
+  // Whether somebody else saw the rows since this was last asked. Their work on another stream of a
+  // device may not be done, although they are gone: it must be waited for before rows are written.
+  bool TakeLent() const {
+    return header_ != nullptr && header_->lent.exchange(false, std::memory_order_relaxed);
+  }
+  template <typename T = uint16_t>
+  T* rows() const {
+    return header_ == nullptr ? nullptr : header_->rows.data<T>();
+  }
   size_t bytes() const { return header_ == nullptr ? 0 : header_->rows.size(); }
   size_t bookkeeping() const { return header_ == nullptr ? 0 : sizeof(Header); }
 
@@ -58,6 +68,7 @@ class Window {
     Memory& memory;
     const Buffer rows;
     std::atomic<uint32_t> references{1};
+    std::atomic<bool> lent{false};
   };
   Header* header_ = nullptr;
 };

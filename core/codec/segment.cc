@@ -85,6 +85,7 @@ struct Segment::Layout {
   Array rows, codes, scale, minimum, a, b;
   Array sparse_value, sparse_start, sparse_count, sparse_dir;
   Array codes_head, codes_block, widths;
+  Array sums;  // on a device only
   uint64_t total = 0;
   uint64_t groups = 0;       // per head (or per token, where heads share)
 
@@ -97,7 +98,7 @@ struct Segment::Layout {
   }
 };
 
-Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
+Segment::Layout Segment::LayoutOf(const SegmentForm& form, bool on_device) {
   Layout layout;
   uint64_t end = 0;
   const auto place = [&end](Layout::Array& array, uint64_t bytes, uint64_t align) {
@@ -142,18 +143,21 @@ Segment::Layout Segment::LayoutOf(const SegmentForm& form) {
   place(layout.codes_head, heads * sizeof(uint64_t), alignof(uint64_t));
   place(layout.codes_block, heads * sizeof(uint32_t), alignof(uint32_t));
   place(layout.widths, heads * tiles, 1);
+  if (on_device) place(layout.sums, 2 * sizeof(double), alignof(double));
   layout.total = end;
   return layout;
 }
 
 // A borrowed payload is never written: only open pages are, and those are not borrowed.
 Segment::Segment(Memory& memory, Buffer payload, const std::byte* borrowed,
-                 std::shared_ptr<const void> keep, const SegmentForm& form, uint64_t first_token)
+                 std::shared_ptr<const void> keep, const SegmentForm& form, bool on_device,
+                 uint64_t first_token)
     : memory_(memory),
       payload_(std::move(payload)),
       keep_(std::move(keep)),
       base_(borrowed != nullptr ? const_cast<std::byte*>(borrowed) : payload_.data()),
-      form_(form) {
+      form_(form),
+      on_device_(on_device) {
   piece_.kind = form.kind;
   piece_.side = form.spec.side;
   piece_.first_token = first_token;
@@ -183,6 +187,7 @@ void Segment::Bind(const Layout& layout) {
   bind(piece_.sparse_count, layout.sparse_count);
   bind(piece_.sparse_dir, layout.sparse_dir);
   bind(piece_.sparse_value, layout.sparse_value);
+  if (layout.sums.bytes > 0) sums_ = reinterpret_cast<double*>(base + layout.sums.at);
   const ops::SealSpec& spec = form_.spec;
   piece_.rank = spec.rank;
   piece_.map = spec.map;
@@ -193,17 +198,30 @@ void Segment::Bind(const Layout& layout) {
       spec.heads_share_scale ? 0 : layout.groups * piece_.scale_group_stride;
 }
 
-SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t first_token) {
-  const Layout layout = LayoutOf(form);
-  Buffer payload(memory, layout.total);
-  void* const place = memory.Allocate(sizeof(Segment));
-  auto* const segment =
-      new (place) Segment(memory, std::move(payload), nullptr, nullptr, form, first_token);
+SegmentRef Segment::Create(Executor& executor, const SegmentForm& form, uint64_t first_token) {
+  const bool on_device = executor.device() != nullptr;
+  const Layout layout = LayoutOf(form, on_device);
+  Buffer payload(executor.memory(), layout.total);
+  Memory& headers = executor.host_memory();
+  void* const place = headers.Allocate(sizeof(Segment));
+  SegmentRef segment(new (place)
+                         Segment(headers, std::move(payload), nullptr, nullptr, form, on_device,
+                                 first_token));
   segment->Bind(layout);
   if (form.kind == ops::kCodes) {
-    std::byte* const base = segment->payload_.data();
-    auto* const codes_head = reinterpret_cast<uint64_t*>(base + layout.codes_head.at);
-    auto* const codes_block = reinterpret_cast<uint32_t*>(base + layout.codes_block.at);
+    // The tables lie one behind the other, so they reach a device in one piece.
+    const uint64_t begin = layout.codes_head.at;
+    const uint64_t bytes = layout.widths.at + layout.widths.bytes - begin;
+    Buffer copy;
+    std::byte* tables = segment->base_ + begin;
+    if (on_device) {
+      copy = Buffer(headers, bytes, Buffer::kScratch);
+      std::memset(copy.data(), 0, bytes);
+      tables = copy.data();
+    }
+    auto* const codes_head = reinterpret_cast<uint64_t*>(tables);
+    auto* const codes_block =
+        reinterpret_cast<uint32_t*>(tables + (layout.codes_block.at - begin));
     uint64_t codes = 0;
     for (uint64_t head = 0; head < form.kv_heads; ++head) {
       codes_head[head] = codes;
@@ -211,27 +229,29 @@ SegmentRef Segment::Create(Memory& memory, const SegmentForm& form, uint64_t fir
       codes += form.tokens / ops::kBlockTokens * codes_block[head];
     }
     if (form.widths != nullptr) {
-      std::memcpy(base + layout.widths.at, form.widths, layout.widths.bytes);
+      std::memcpy(tables + (layout.widths.at - begin), form.widths, layout.widths.bytes);
     } else {
-      std::memset(base + layout.widths.at, static_cast<int>(form.bits), layout.widths.bytes);
+      std::memset(tables + (layout.widths.at - begin), static_cast<int>(form.bits),
+                  layout.widths.bytes);
     }
+    if (on_device) executor.Write(segment->base_ + begin, tables, bytes);
   }
-  return SegmentRef(segment);
+  return segment;
 }
 
 SegmentRef Segment::Borrow(Memory& memory, const SegmentForm& form, uint64_t first_token,
                            const std::byte* payload, std::shared_ptr<const void> keep) {
   void* const place = memory.Allocate(sizeof(Segment));
   auto* const segment =
-      new (place) Segment(memory, Buffer(), payload, std::move(keep), form, first_token);
-  segment->Bind(LayoutOf(form));
+      new (place) Segment(memory, Buffer(), payload, std::move(keep), form, false, first_token);
+  segment->Bind(LayoutOf(form, false));
   return SegmentRef(segment);
 }
 
-uint64_t Segment::PayloadBytes(const SegmentForm& form) { return LayoutOf(form).total; }
+uint64_t Segment::PayloadBytes(const SegmentForm& form) { return LayoutOf(form, false).total; }
 
 Segment::Arrays Segment::arrays() const {
-  const Layout layout = LayoutOf(form_);
+  const Layout layout = LayoutOf(form_, on_device_);
   Arrays arrays;
   for (const Layout::Array& array :
        {layout.rows, layout.codes, layout.scale, layout.minimum, layout.a, layout.b,
@@ -242,11 +262,22 @@ Segment::Arrays Segment::arrays() const {
   return arrays;
 }
 
-SegmentRef Segment::Clone(uint64_t tokens) const {
-  SegmentRef copy = Create(memory_, form_, piece_.first_token);
-  std::memcpy(copy->base_, base_, payload_.size());
+SegmentRef Segment::Clone(Executor& executor, uint64_t tokens) const {
+  SegmentRef copy = Create(executor, form_, piece_.first_token);
+  const size_t bytes = LayoutOf(form_, on_device_).total;
+  executor.Copy({copy->base_, base_, bytes, bytes, bytes, 1});
   copy->Grow({tokens, error_sq_, norm_sq_});
   return copy;
+}
+
+void Segment::FetchError(Executor& executor) const {
+  Device::Call* const call = executor.device();
+  if (call == nullptr || sums_ == nullptr || sums_final_) return;
+  double sums[2] = {};
+  call->Check(call->plugin().fetch(call->context(), call->stream(), sums, sums_, sizeof(sums)));
+  error_sq_ = sums[0];
+  norm_sq_ = sums[1];
+  sums_final_ = room() == 0;
 }
 
 void Segment::Release() noexcept {
@@ -257,26 +288,35 @@ void Segment::Release() noexcept {
   memory.Release(this, sizeof(Segment));
 }
 
-SealedRun Segment::Seal(const ops::Table& table, const ops::Parallel& parallel, const RowsView& x,
-                        uint64_t tokens, uint64_t seed) {
-  const auto own = []<typename T>(const T* pointer) { return const_cast<T*>(pointer); };
+SealedRun Segment::Seal(Executor& executor, const RowsView& x, uint64_t tokens, uint64_t seed) {
   if (form_.kind == ops::kRows) {
-    for (uint64_t head = 0; head < form_.kv_heads; ++head) {
-      uint16_t* const to = own(piece_.rows) + head * piece_.rows_head_stride +
-                           piece_.tokens * form_.head_dim;
-      std::memcpy(to, x.rows + head * x.head_stride,
-                  tokens * form_.head_dim * sizeof(uint16_t));
-    }
+    const uint64_t row = form_.head_dim * sizeof(uint16_t);
+    executor.Copy({const_cast<uint16_t*>(piece_.rows) + piece_.tokens * form_.head_dim, x.rows,
+                   piece_.rows_head_stride * sizeof(uint16_t), x.head_stride * sizeof(uint16_t),
+                   tokens * row, form_.kv_heads});
     return {.tokens = tokens};
   }
-  ops::SealArgs args{};
+  ops::DeviceSealJob job = SealJob(x, tokens, seed);
+  executor.Seal({&job, 1});
+  return Sealed(job);
+}
+
+SealedRun Segment::Sealed(const ops::DeviceSealJob& job) {
+  return {.tokens = job.args.tokens, .error_sq = job.out.error_sq, .norm_sq = job.out.norm_sq};
+}
+
+ops::DeviceSealJob Segment::SealJob(const RowsView& x, uint64_t tokens, uint64_t seed) {
+  const auto own = []<typename T>(const T* pointer) { return const_cast<T*>(pointer); };
+  ops::DeviceSealJob job{};
+  job.sums = sums_;
+  ops::SealArgs& args = job.args;
   args.spec = form_.spec;
   args.spec.seed = seed;
   args.x = x.rows;
   args.x_head_stride = x.head_stride;
   args.tokens = tokens;
   args.at = piece_.tokens;
-  ops::SealOut out{};
+  ops::SealOut& out = job.out;
   out.kv_heads = form_.kv_heads;
   out.head_dim = form_.head_dim;
   out.dirs = piece_.dirs;
@@ -298,11 +338,7 @@ SealedRun Segment::Seal(const ops::Table& table, const ops::Parallel& parallel, 
   const uint64_t vectors =
       form_.spec.side == ops::kSideK ? uint64_t{form_.kv_heads} * form_.head_dim : form_.tokens;
   out.sparse_capacity = 2 * form_.spec.outliers * vectors;
-  const Buffer scratch(memory_, table.seal_scratch(&args, &out, parallel.workers),
-                       Buffer::kScratch);
-  args.scratch = scratch.data<void>();
-  table.seal(&args, &out, &parallel);
-  return {.tokens = tokens, .error_sq = out.error_sq, .norm_sq = out.norm_sq};
+  return job;
 }
 
 void Segment::Grow(const SealedRun& run) noexcept {
@@ -314,12 +350,13 @@ void Segment::Grow(const SealedRun& run) noexcept {
 SegmentBytes Segment::Bytes() const {
   SegmentBytes bytes;
   if (keep_ == nullptr) bytes = PartsOf(form_);
+  if (on_device_) bytes.bookkeeping = payload_.size() - (bytes.codes + bytes.scales + bytes.low_rank + bytes.sparse);
   bytes.bookkeeping += sizeof(Segment);
   return bytes;
 }
 
 SegmentBytes Segment::PartsOf(const SegmentForm& form) {
-  const Layout layout = LayoutOf(form);
+  const Layout layout = LayoutOf(form, false);
   SegmentBytes bytes;
   bytes.codes = layout.rows.bytes + layout.codes.bytes;
   bytes.scales = layout.scale.bytes + layout.minimum.bytes;

@@ -16,6 +16,7 @@
 #include "core/base/memory.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
+#include "core/runtime/executor.h"
 #include "kernels/ops.h"
 
 namespace kvg {
@@ -51,7 +52,7 @@ struct RowsView {
   uint64_t head_stride = 0;
 };
 
-// What a seal call measured, to be added with Grow.
+// Tokens that were sealed, and the error that the host measured, to be added with Grow.
 struct SealedRun {
   uint64_t tokens = 0;
   double error_sq = 0;
@@ -63,7 +64,7 @@ class SegmentRef;
 class Segment {
  public:
   // An empty segment with room for form.tokens tokens. Throws std::bad_alloc.
-  static SegmentRef Create(Memory& memory, const SegmentForm& form, uint64_t first_token);
+  static SegmentRef Create(Executor& executor, const SegmentForm& form, uint64_t first_token);
   // One whose payload is there already, in memory that `keep` keeps alive, such as a mapped file; it
   // is never written. Its tokens count after Grow. Throws std::bad_alloc.
   static SegmentRef Borrow(Memory& memory, const SegmentForm& form, uint64_t first_token,
@@ -76,14 +77,21 @@ class Segment {
   // Writes `tokens` tokens into the slots behind those the segment holds. They count only after
   // Grow, so a call whose work is abandoned in between has changed nothing that can be seen.
   // Throws std::bad_alloc.
-  SealedRun Seal(const ops::Table& table, const ops::Parallel& parallel, const RowsView& x,
-                 uint64_t tokens, uint64_t seed);
+  SealedRun Seal(Executor& executor, const RowsView& x, uint64_t tokens, uint64_t seed);
+  // The same in two steps, for kCodes: the job to give to the executor, perhaps with those of other
+  // segments, and what came of it.
+  ops::DeviceSealJob SealJob(const RowsView& x, uint64_t tokens, uint64_t seed);
+  static SealedRun Sealed(const ops::DeviceSealJob& job);
   void Grow(const SealedRun& run) noexcept;
   // Forgets the newest tokens of an open page. The measured error stays that of all tokens it saw.
   void Shrink(uint64_t tokens) noexcept { piece_.tokens = tokens; }
 
   // A copy of the first `tokens` tokens with a reference count of its own. Throws std::bad_alloc.
-  SegmentRef Clone(uint64_t tokens) const;
+  SegmentRef Clone(Executor& executor, uint64_t tokens) const;
+
+  // Has error_sq() and norm_sq() tell what a device measured, for which it waits. No other thread may
+  // look at them: the turn that the executor belongs to sees to that.
+  void FetchError(Executor& executor) const;
 
   // The payload as a whole, for whoever stores or restores it, and the arrays in it, in order, as
   // pairs of offset and length; the bytes between them mean nothing and hold anything.
@@ -98,6 +106,9 @@ class Segment {
   // False: nobody else sees the segment, and what those did who could is visible.
   bool shared() const { return references_.load(std::memory_order_acquire) > 1; }
   uint32_t bits() const { return form_.bits; }
+  // For pages that a fork sees too, as Window::TakeLent().
+  void Lend() const { lent_.store(true, std::memory_order_relaxed); }
+  bool TakeLent() const { return lent_.exchange(false, std::memory_order_relaxed); }
   uint64_t allocated() const { return sizeof(Segment) + payload_.size(); }
   uint64_t borrowed() const { return keep_ == nullptr ? 0 : PayloadBytes(form_); }
   SegmentBytes Bytes() const;
@@ -109,8 +120,9 @@ class Segment {
   struct Layout;
 
   Segment(Memory& memory, Buffer payload, const std::byte* borrowed,
-          std::shared_ptr<const void> keep, const SegmentForm& form, uint64_t first_token);
-  static Layout LayoutOf(const SegmentForm& form);
+          std::shared_ptr<const void> keep, const SegmentForm& form, bool on_device,
+          uint64_t first_token);
+  static Layout LayoutOf(const SegmentForm& form, bool on_device);
   void Bind(const Layout& layout);
   void Release() noexcept;
 
@@ -119,9 +131,13 @@ class Segment {
   const std::shared_ptr<const void> keep_;  // of a borrowed payload
   std::byte* const base_;
   const SegmentForm form_;
+  const bool on_device_;
   std::atomic<uint32_t> references_{1};
+  mutable std::atomic<bool> lent_{false};
   ops::Piece piece_{};
-  double error_sq_ = 0, norm_sq_ = 0;
+  mutable double error_sq_ = 0, norm_sq_ = 0;
+  double* sums_ = nullptr;  // on a device: error_sq and norm_sq
+  mutable bool sums_final_ = false;  // fetched, and never to change again
 };
 
 // Counted reference to a segment.

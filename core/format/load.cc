@@ -311,7 +311,8 @@ class SideLoader {
       segment = Segment::Borrow(runtime_.memory(), record.form, record.first_token, *payload,
                                 keep_);
     } else {
-      segment = Segment::Create(runtime_.memory(), record.form, record.first_token);
+      HostExecutor host(runtime_.memory(), runtime_.table(), {nullptr, 1, nullptr});
+      segment = Segment::Create(host, record.form, record.first_token);
       KVG_RETURN_IF_ERROR(reader_.Read(*section, segment->payload()));
     }
     segment->Grow(run);
@@ -343,6 +344,9 @@ class SideLoader {
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("loading"));
+  if (cache.runtime().device() != nullptr) {
+    return UnsupportedError("saved caches cannot be loaded to a CUDA device yet; use a runtime on the CPU");
+  }
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;

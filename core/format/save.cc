@@ -316,6 +316,9 @@ uint64_t SectionSize(uint64_t payload) { return format::kSectionBytes + Padded(p
 
 absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sink) {
   KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("saving"));
+  if (cache.runtime().device() != nullptr) {
+    return UnsupportedError("a cache on a CUDA device cannot be saved yet; use a runtime on the CPU");
+  }
   const Shape& shape = cache.plan().shape();
   if (options.fingerprint.size() > format::kMostFingerprint) {
     return InvalidError("fingerprint_bytes is ", options.fingerprint.size(), "; the most is ",

@@ -22,6 +22,8 @@ struct Shape {
 
   uint32_t group() const { return q_heads / kv_heads; }
   uint64_t kv_dim() const { return uint64_t{kv_heads} * head_dim; }
+
+  bool operator==(const Shape&) const = default;
 };
 
 class Plan {

@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "core/runtime/plugin.h"
 
 namespace kvg {
 namespace {
@@ -41,17 +42,20 @@ absl::StatusOr<const ops::Table*> ChooseTable() {
                       ", or not set");
 }
 
+// `why` begins with the part that is missing: plugin, driver or device.
+absl::Status CudaError(const absl::Status& why) {
+  return BackendError("device CUDA was asked for but cannot be had; missing ", why.message());
+}
+
 absl::Status CheckDevice(const RuntimeOptions& options) {
   switch (options.device) {
-    case Device::kCpu:
+    case DeviceType::kCpu:
       if (options.device_id != 0) {
         return InvalidError("device_id is ", options.device_id, "; the CPU has number 0 only");
       }
       return absl::OkStatus();
-    case Device::kCuda:
-      return BackendError(
-          "device CUDA was asked for, but this build of kvgear has no CUDA plugin "
-          "(libkvgear_cuda.so); use the device CPU");
+    case DeviceType::kCuda:
+      return absl::OkStatus();
   }
   return UnsupportedError("device ", static_cast<uint32_t>(options.device),
                           " is not known; 0 is the CPU, 1 is CUDA");
@@ -77,8 +81,21 @@ absl::StatusOr<std::shared_ptr<Runtime>> Runtime::Create(const RuntimeOptions& o
   }
   const absl::StatusOr<const ops::Table*> table = ChooseTable();
   if (!table.ok()) return table.status();
+  const ops::Plugin* plugin = nullptr;
+  if (options.device == DeviceType::kCuda) {
+    const absl::StatusOr<const ops::Plugin*> loaded = LoadCudaPlugin();
+    if (!loaded.ok()) return CudaError(loaded.status());
+    plugin = *loaded;
+  }
   try {
-    return std::shared_ptr<Runtime>(new Runtime(options, **table));
+    std::shared_ptr<Runtime> runtime(new Runtime(options, **table));
+    if (plugin != nullptr) {
+      absl::StatusOr<std::unique_ptr<Device>> device =
+          Device::Open(*plugin, options.device_id, runtime->memory_);
+      if (!device.ok()) return CudaError(device.status());
+      runtime->device_ = *std::move(device);
+    }
+    return runtime;
   } catch (const std::system_error& e) {
     return BackendError("the system refused to start ", options.threads,
                         " worker threads (", e.what(), "); ask for fewer");
@@ -113,7 +130,8 @@ void Runtime::Log(LogLevel level, std::string_view message) {
 
 std::string Runtime::Describe() const {
   const uint32_t threads = pool_.threads();
-  std::string text = absl::StrCat("cpu ", table_->name, ", ", threads,
+  std::string text = absl::StrCat(device_ != nullptr ? "cuda " + device_->Describe() + "; " : "",
+                                  "cpu ", table_->name, ", ", threads,
                                   threads == 1 ? " worker thread, " : " worker threads, ");
   if (memory_.budget() == 0) return text + "no budget";
   absl::StrAppend(&text, "budget ", memory_.budget(), " bytes");

@@ -13,17 +13,18 @@
 
 #include "core/base/memory.h"
 #include "core/base/status.h"
+#include "core/runtime/device.h"
 #include "core/runtime/thread_pool.h"
 #include "kernels/ops.h"
 
 namespace kvg {
 
-enum class Device : uint32_t { kCpu = 0, kCuda = 1 };
+enum class DeviceType : uint32_t { kCpu = 0, kCuda = 1 };
 enum class LogLevel : uint32_t { kDebug = 0, kInfo = 1, kWarn = 2, kError = 3 };
 using LogFn = void (*)(void* user, uint32_t level, const char* message);
 
 struct RuntimeOptions {
-  Device device = Device::kCpu;
+  DeviceType device = DeviceType::kCpu;
   uint32_t device_id = 0;
   uint32_t threads = 0;  // worker threads beside the caller's
   uint64_t memory_budget = 0;
@@ -37,6 +38,8 @@ class Runtime {
   Memory& memory() { return memory_; }
   MemoryResource& resource() { return resource_; }
   const ops::Table& table() const { return *table_; }
+  // nullptr on the CPU. What it does not do (saved bytes, tests) is done with table().
+  Device* device() { return device_.get(); }
   // Work sharing for one call: the pool when it is free, else the caller's thread alone.
   ThreadPool& pool() { return pool_; }
 
@@ -52,6 +55,7 @@ class Runtime {
   Memory memory_;
   MemoryResource resource_;
   const ops::Table* table_;
+  std::unique_ptr<Device> device_;
   ThreadPool pool_;
   std::mutex log_mutex_;
   std::atomic<bool> has_log_{false};

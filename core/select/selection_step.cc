@@ -283,9 +283,10 @@ void SelectedLayer::Seal(Runtime& runtime, const ops::Parallel& parallel, const 
       const bool decode = take <= recipe.block && state_.prompt > 0;
       const SegmentForm form =
           SegmentForm::Of(recipe, shape_, static_cast<ops::Side>(side), take, decode);
-      SegmentRef segment = Segment::Create(runtime.memory(), form, next.sealed);
-      SealedRun run = segment->Seal(runtime.table(), parallel, {rows.data<uint16_t>(), take * dim},
-                                    take, seed_ * (2 + side) + next.sealed);
+      HostExecutor host(runtime.memory(), runtime.table(), parallel);
+      SegmentRef segment = Segment::Create(host, form, next.sealed);
+      SealedRun run = segment->Seal(host, {rows.data<uint16_t>(), take * dim}, take,
+                                    seed_ * (2 + side) + next.sealed);
       // Errors of what was sealed before add up, at worst in the same direction.
       const double error = std::sqrt(run.error_sq) + region.error[side] * std::sqrt(run.norm_sq);
       run.error_sq = error * error;

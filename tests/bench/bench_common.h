@@ -20,6 +20,7 @@ namespace kvg::bench {
 
 struct Options {
   bool full = false;  // --full: every length, shape and recipe, which takes long
+  bool cuda = false;  // --device cuda: what runs on a CUDA device, and nothing else
 };
 
 // One finished benchmark; of several repetitions the fastest.

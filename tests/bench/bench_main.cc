@@ -1,11 +1,12 @@
 // kvgear-bench: runs all benchmarks and prints the tables that compare them.
 //
-//   kvgear-bench [--full] [--benchmark_filter=REGEX] [--benchmark_out=FILE] ...
+//   kvgear-bench [--full] [--device cpu|cuda] [--benchmark_filter=REGEX] [--benchmark_out=FILE] ...
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <string>
 
 #include "tests/bench/bench_common.h"
 
@@ -39,6 +40,13 @@ int Main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--full") == 0) {
       options.full = true;
+    } else if (std::strcmp(argv[i], "--device") == 0 && i + 1 < argc) {
+      const std::string device = argv[++i];
+      if (device != "cpu" && device != "cuda") {
+        std::fprintf(stderr, "kvgear-bench: --device is %s; it may be cpu or cuda\n", device.c_str());
+        return 1;
+      }
+      options.cuda = device == "cuda";
     } else {
       argv[kept++] = argv[i];
     }

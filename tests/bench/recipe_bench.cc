@@ -58,7 +58,8 @@ void FillAndReport(benchmark::State& state, const std::string& recipe) {
   }
 }
 
-void AddRecipes(const Options&) {
+void AddRecipes(const Options& options) {
+  if (options.cuda) return;
   for (uint32_t i = 0; i < RecipeCount(); ++i) {
     const std::string recipe = RecipeName(i);
     benchmark::RegisterBenchmark(

@@ -36,18 +36,17 @@ void SetBytes(benchmark::State& state, uint64_t bytes) {
 // One segment is sealed again and again: it never grows, so every call starts from its first slot.
 void SealOne(benchmark::State& state, const std::string& recipe, ops::Side side) {
   const auto runtime = MakeRuntime(0);
-  const ThreadPool::Lease lease = runtime->pool().Acquire();
+  Turn turn(*runtime);
   const Recipe parsed = Value(ParseRecipe(recipe));
   const SideRecipe& of_side = side == ops::kSideK ? parsed.k : parsed.v;
   const SegmentForm form = SegmentForm::Of(of_side, kShape, side, kSegmentTokens, false);
-  const SegmentRef segment = Segment::Create(runtime->memory(), form, 0);
+  const SegmentRef segment = Segment::Create(turn.executor(), form, 0);
   // Head by head, as the window hands them over.
   const auto x = MakeTensor(1, kSegmentTokens * kShape.kv_heads, 1, kShape.head_dim);
   const RowsView rows{.rows = x.data(), .head_stride = kSegmentTokens * kShape.head_dim};
   double error_sq = 0;
   for (auto _ : state) {
-    const SealedRun run =
-        segment->Seal(runtime->table(), lease.parallel(), rows, kSegmentTokens, 1);
+    const SealedRun run = segment->Seal(turn.executor(), rows, kSegmentTokens, 1);
     error_sq = run.error_sq / run.norm_sq;
   }
   SetBytes(state, x.size() * 2);
@@ -115,7 +114,8 @@ void AddOne(const std::string& name, const Run& run) {
   benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond)->MinTime(0.25);
 }
 
-void AddSeal(const Options&) {
+void AddSeal(const Options& options) {
+  if (options.cuda) return;
   for (const std::string& recipe : Recipes()) {
     const auto add = [&recipe](const std::string& what, auto run) {
       AddOne(what + "/" + recipe, [run, recipe](benchmark::State& state) { run(state, recipe); });

@@ -40,6 +40,9 @@
   X(kvg_status, cache_attend,                                                                      \
     (const kvg_cache *, uint32_t, const void *, size_t, void *, size_t, const kvg_attend_desc *,   \
      kvg_error *))                                                                                 \
+  X(kvg_status, cache_attend_batch,                                                                \
+    (const kvg_cache *const *, size_t, uint32_t, const void *, size_t, void *, size_t,             \
+     const kvg_attend_desc *, kvg_error *))                                                        \
   X(kvg_status, cache_read,                                                                        \
     (const kvg_cache *, uint32_t, kvg_side, uint64_t, uint64_t, kvg_dtype, void *, size_t,         \
      kvg_error *))                                                                                 \

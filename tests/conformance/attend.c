@@ -302,9 +302,92 @@ static void overlaps(void) {
   OK(make(&c));
 }
 
+/* Several caches in one call: the bits of calls for each alone, in either order; every refusal. */
+static void batches(void) {
+  enum { CACHES = 5, HEADS = 4, DIM = 64, QUERIES = 2, PADDED = HEADS * DIM + 24 };
+  enum { EACH = QUERIES * HEADS * DIM, ALL = CACHES * EACH };
+  static const uint64_t lengths[CACHES] = {2, 700, 65, 1, 333};
+  static const char *const recipes[] = {"gear-2", "kivi-4", "fp16"};
+  static float q[ALL], one[ALL], all[ALL], wide[CACHES * QUERIES * PADDED];
+  size_t r, i, row;
+  for (r = 0; r < sizeof(recipes) / sizeof(recipes[0]); r++) {
+    kvt_rig rig, other, shaped;
+    const kvg_cache *caches[CACHES];
+    kvg_cache *forks[CACHES];
+    kvg_attend_desc desc;
+    kvt_where(recipes[r]);
+    if (!kvt_rig_open(&rig, recipes[r], 2, HEADS, 2, DIM, NULL)) return;
+    if (!kvt_rig_open(&other, recipes[r], 2, HEADS, 2, DIM, NULL)) return;
+    if (!kvt_rig_open(&shaped, recipes[r], 2, HEADS, 1, DIM, NULL)) return;
+    kvt_fill(q, ALL, 9, 0);
+    KVG(attend_desc_init)(&desc);
+    desc.q_dtype = desc.out_dtype = KVG_F32;
+    for (i = 0; i < CACHES; i++) {
+      OK(KVG(cache_fork)(rig.cache, &forks[i], &kvt_err));
+      caches[i] = forks[i];
+      OK(kvt_append(&rig, forks[i], 1, 0, lengths[i], (unsigned)i, &kvt_err));
+    }
+    OK(kvt_append(&other, other.cache, 1, 0, 40, 1, &kvt_err));
+    OK(kvt_append(&shaped, shaped.cache, 1, 0, 40, 1, &kvt_err));
+    /* One query each, then two of those that are long enough. */
+    for (i = 0; i < CACHES; i++) {
+      OK(KVG(cache_attend)(caches[i], 1, q + i * HEADS * DIM, sizeof(float) * HEADS * DIM,
+                           one + i * HEADS * DIM, sizeof(float) * HEADS * DIM, &desc, &kvt_err));
+    }
+    OK(KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    CHECK(memcmp(one, all, sizeof(float) * CACHES * HEADS * DIM) == 0);
+    desc.out_token_stride = PADDED;
+    desc.out_head_stride = DIM;
+    memset(wide, 0xFF, sizeof(wide));
+    OK(KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), wide, sizeof(wide), &desc, &kvt_err));
+    for (row = 0; row < CACHES; row++) {
+      CHECK(memcmp(one + row * HEADS * DIM, wide + row * PADDED, sizeof(float) * HEADS * DIM) == 0);
+      CHECK(kvt_same_bytes(wide + row * PADDED + HEADS * DIM, sizeof(float) * 24, 0xFF));
+    }
+    desc.out_token_stride = desc.out_head_stride = 0;
+    desc.queries = QUERIES;
+    REFUSED(KVG_E_INVALID, "cache 3",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    caches[3] = caches[1]; /* a cache may come twice */
+    for (i = 0; i < CACHES; i++) {
+      OK(KVG(cache_attend)(caches[i], 1, q + i * EACH, sizeof(float) * EACH, one + i * EACH,
+                           sizeof(float) * EACH, &desc, &kvt_err));
+    }
+    OK(KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    CHECK(memcmp(one, all, sizeof(all)) == 0);
+    /* Nothing is written by what is refused. */
+    memset(all, 0xFF, sizeof(all));
+    OK(KVG(cache_attend_batch)(NULL, 0, 1, NULL, 0, NULL, 0, NULL, &kvt_err));
+    REFUSED(KVG_E_INVALID, "caches",
+            KVG(cache_attend_batch)(NULL, 1, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    REFUSED(KVG_E_INVALID, "q_bytes",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q) - 4, all, sizeof(all), &desc, &kvt_err));
+    REFUSED(KVG_E_INVALID, "layer",
+            KVG(cache_attend_batch)(caches, CACHES, 2, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    REFUSED(KVG_E_INVALID, "desc",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), NULL, &kvt_err));
+    caches[2] = other.cache;
+    REFUSED(KVG_E_INVALID, "runtime",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    caches[2] = shaped.cache;
+    REFUSED(KVG_E_INVALID, "cache 2",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    caches[2] = NULL;
+    REFUSED(KVG_E_INVALID, "cache 2",
+            KVG(cache_attend_batch)(caches, CACHES, 1, q, sizeof(q), all, sizeof(all), &desc, &kvt_err));
+    CHECK(kvt_same_bytes(all, sizeof(all), 0xFF));
+    for (i = 0; i < CACHES; i++) KVG(cache_destroy)(forks[i]);
+    kvt_rig_close(&shaped);
+    kvt_rig_close(&other);
+    kvt_rig_close(&rig);
+  }
+  kvt_where("");
+}
+
 void case_attend(void) {
   kvt_picture picture;
   every_recipe();
+  batches();
   types_and_strides();
   threads();
   if (!kvt_rig_open(&rig, "gear-2,group=32,window=16,block=32", 3, Q_HEADS, 2, DIM, NULL)) return;

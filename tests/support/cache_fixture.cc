@@ -108,7 +108,8 @@ absl::Status SingleLayer::TryAppend(const Tensor& k, const Tensor& v) {
   ops::IngestArgs args_v = args;
   args.x = k16.data();
   args_v.x = v16.data();
-  return layer_.Append(*runtime_, args, args_v);
+  Turn turn(*runtime_);
+  return layer_.Append(*runtime_, turn, args, args_v);
 }
 
 Tensor SingleLayer::Read(ops::Side side) const {

@@ -69,7 +69,7 @@ TEST_F(RuntimeTest, DescribesThreadsAndBudget) {
 
 TEST_F(RuntimeTest, CudaIsRefusedAndSaysWhatIsMissing) {
   RuntimeOptions options;
-  options.device = Device::kCuda;
+  options.device = DeviceType::kCuda;
   const absl::Status status = Runtime::Create(options).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(status.message()), HasSubstr("libkvgear_cuda.so"));
@@ -77,7 +77,7 @@ TEST_F(RuntimeTest, CudaIsRefusedAndSaysWhatIsMissing) {
 
 TEST_F(RuntimeTest, BadOptionsAreRefused) {
   RuntimeOptions options;
-  options.device = static_cast<Device>(7);
+  options.device = static_cast<DeviceType>(7);
   EXPECT_EQ(Runtime::Create(options).status().code(), absl::StatusCode::kUnimplemented);
   options = {};
   options.device_id = 1;

@@ -69,12 +69,13 @@ class EveryRecipe : public testing::TestWithParam<std::string> {};
 
 TEST_P(EveryRecipe, ArraysLieInsideTheAllocationAlignedAndApart) {
   Memory memory(SystemAllocator(), 0);
+  HostExecutor executor(memory, ops::ReferenceTable(), {nullptr, 1, nullptr});
   for (const uint32_t dim : {32u, 72u, 256u}) {
     for (const uint64_t tokens : {uint64_t{128}, uint64_t{1024}}) {
       for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
         const Shape shape{.layers = 1, .q_heads = 3, .kv_heads = 3, .head_dim = dim};
         const SegmentForm form = FormOf(GetParam(), side, shape, tokens, false);
-        const SegmentRef segment = Segment::Create(memory, form, 64);
+        const SegmentRef segment = Segment::Create(executor, form, 64);
         EXPECT_EQ(memory.held(), segment->allocated());
         const ops::Piece& p = segment->piece();
         EXPECT_EQ(p.first_token, 64u);
@@ -148,11 +149,11 @@ TEST(Segment, ACloneOfAnOpenPageGoesItsOwnWay) {
   const auto runtime = MakeRuntime();
   const Shape shape{.layers = 1, .q_heads = 2, .kv_heads = 2, .head_dim = 40};
   const SegmentForm form = FormOf("kivi-2", ops::kSideV, shape, 128, true);
-  const SegmentRef page = Segment::Create(runtime->memory(), form, 0);
+  Turn turn(*runtime);
+  const SegmentRef page = Segment::Create(turn.executor(), form, 0);
   const std::vector<uint16_t> ones(2 * 50 * 40, 0x3C00), twos(2 * 50 * 40, 0x4000);
   const auto seal = [&](Segment& segment, const std::vector<uint16_t>& x, uint64_t tokens) {
-    ThreadPool::Lease lease = runtime->pool().Acquire();
-    return segment.Seal(runtime->table(), lease.parallel(), {x.data(), 50 * 40}, tokens, 1);
+    return segment.Seal(turn.executor(), {x.data(), 50 * 40}, tokens, 1);
   };
   const auto value = [&](const Segment& segment, uint64_t token) {
     const ops::Piece* piece = &segment.piece();
@@ -173,7 +174,7 @@ TEST(Segment, ACloneOfAnOpenPageGoesItsOwnWay) {
   seal(*page, twos, 20);
   EXPECT_EQ(page->end(), 50u);
   EXPECT_EQ(value(*page, 49), 1);
-  const SegmentRef copy = page->Clone(50);
+  const SegmentRef copy = page->Clone(turn.executor(), 50);
   EXPECT_FALSE(page->shared());
   EXPECT_EQ(copy->room(), 78u);
   EXPECT_EQ(copy->norm_sq(), page->norm_sq());
@@ -193,9 +194,10 @@ TEST(Segment, ACloneOfAnOpenPageGoesItsOwnWay) {
 TEST(Segment, ReferencesAreCounted) {
   CountingAllocator allocator;
   Memory memory(allocator.table(), 0);
+  HostExecutor executor(memory, ops::ReferenceTable(), {nullptr, 1, nullptr});
   const SegmentForm form = FormOf("int4", ops::kSideK, kShape, 64, true);
   {
-    SegmentRef a = Segment::Create(memory, form, 0);
+    SegmentRef a = Segment::Create(executor, form, 0);
     SegmentRef b = a, c;
     EXPECT_TRUE(a->shared());
     EXPECT_FALSE(static_cast<bool>(c));
@@ -209,7 +211,7 @@ TEST(Segment, ReferencesAreCounted) {
   }
   EXPECT_EQ(allocator.live_bytes(), 0u);
   allocator.FailFrom(0);
-  EXPECT_THROW(Segment::Create(memory, form, 0), std::bad_alloc);
+  EXPECT_THROW(Segment::Create(executor, form, 0), std::bad_alloc);
   EXPECT_EQ(memory.held(), 0u);
 }
 
