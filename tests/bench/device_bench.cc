@@ -152,7 +152,8 @@ void AddDevice(const Options& options) {
     const std::string recipe = RecipeName(i);
     const Recipe parsed = Value(ParseRecipe(recipe));
     if (parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
-      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange) continue;
+      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange ||
+      !parsed.select.none()) continue;
     add("device/append_prompt/" + recipe, [recipe](auto& state) { AppendPrompt(state, recipe); });
     add("device/append_token/" + recipe, [recipe](auto& state) { AppendTokens(state, recipe); });
     for (const Batch& batch : kBatches) {

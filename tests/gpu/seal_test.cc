@@ -19,7 +19,7 @@ class Layer {
         shape_(shape),
         recipe_(Value(Plan::Create(shape, recipe))->recipe(0)),
         layer_(&runtime_->resource()) {
-    layer_.Init(shape_, recipe_, 0);
+    layer_.Init(*runtime_, shape_, recipe_, 0);
   }
 
   void Append(const std::vector<uint16_t>& k, const std::vector<uint16_t>& v, uint64_t tokens) {
@@ -129,7 +129,8 @@ void Compare(const std::string& recipe, const Shape& shape, const std::vector<ui
   KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
   const Recipe parsed = MakeRecipe(recipe);
   if (parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
-      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange) return;  // CPU only
+      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange ||
+      !parsed.select.none()) return;  // CPU only
   Layer cpu(shape, recipe, MakeRuntime()), gpu(shape, recipe, runtime);
   std::string where = recipe + " dim " + std::to_string(shape.head_dim) + " heads " +
                       std::to_string(shape.kv_heads) + " lengths";

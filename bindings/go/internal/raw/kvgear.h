@@ -36,6 +36,16 @@
  *  (8) Determinism. The same calls with the same inputs, recipe, device and instruction set give the
  *      same bits, whatever the number of threads or the split of the work.
  *  (9) Cost. Unless said otherwise a call is O(1) in the number of tokens.
+ * (10) CUDA. On a runtime of KVG_CUDA the tensors k, v, q and out lie in memory that the device
+ *      reaches, and append and attend queue their work on desc->stream (a cudaStream_t; NULL is the
+ *      default stream) and return. Calls without a stream wait, on the device, for all work that was
+ *      given to the runtime, and the next call on every stream for them; kvg_cache_read and
+ *      kvg_cache_stats return when they are done. Calls on one cache from several streams are the
+ *      caller's to order. Attend may be captured into a graph, which reads the cache as it is at the
+ *      capture: while it may be replayed, only that call's tensors may change. Elements of k or v
+ *      that are not finite are found on the device: a later call on the layer gives
+ *      KVG_E_NONFINITE, and all that follow, until it is truncated to its length before them, or
+ *      cleared. After an error of the device every call gives KVG_E_BACKEND with that error.
  */
 #ifndef KVGEAR_KVGEAR_H_
 #define KVGEAR_KVGEAR_H_
@@ -375,6 +385,22 @@ KVG_API void kvg_attend_desc_init(kvg_attend_desc *desc);
 KVG_API kvg_status kvg_cache_attend(const kvg_cache *cache, uint32_t layer, const void *q,
                                     size_t q_bytes, void *out, size_t out_bytes,
                                     const kvg_attend_desc *desc, kvg_error *err);
+
+/**
+ * kvg_cache_attend for one layer of several caches in one call, each with its own number of tokens.
+ * The caches must be of one runtime and one shape; their recipes may differ, and a cache may come
+ * more than once. Each result has the bits that a call for its cache alone would give.
+ * Cost: O(tokens of all caches); no memory is kept.
+ * @param caches     the caches; 0 of them do nothing
+ * @param caches_len how many
+ * @param q          queries, [caches_len * queries, q_heads, head_dim]: query i of cache c is row
+ *                   c * queries + i. Strides as in kvg_cache_attend, from row to row.
+ * @param out        results in the same order, likewise
+ */
+KVG_API kvg_status kvg_cache_attend_batch(const kvg_cache *const *caches, size_t caches_len,
+                                          uint32_t layer, const void *q, size_t q_bytes, void *out,
+                                          size_t out_bytes, const kvg_attend_desc *desc,
+                                          kvg_error *err);
 
 /**
  * Reads tokens first_token to first_token + tokens - 1 of K or V back, decompressed, as

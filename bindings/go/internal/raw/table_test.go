@@ -89,6 +89,7 @@ var cFunctions = []string{
 	"kvg_cache_append",
 	"kvg_attend_desc_init",
 	"kvg_cache_attend",
+	"kvg_cache_attend_batch",
 	"kvg_cache_read",
 	"kvg_cache_length",
 	"kvg_cache_truncate",
@@ -156,4 +157,5 @@ var notBound = map[string]string{
 	"kvg_cache_probe":           "takes or gives a list of numbers, which only the C interface has so far",
 	"kvg_cache_probe_positions": "takes or gives a list of numbers, which only the C interface has so far",
 	"kvg_cache_next_tokens":     "takes or gives a list of numbers, which only the C interface has so far",
+	"kvg_cache_attend_batch":    "a list of handles, for tensors of a device; in host memory a loop costs the same",
 }

@@ -129,6 +129,17 @@ functions! {
     /// * `out`: result, \[queries, q_heads, head_dim\] of desc-\>out_dtype. The memory from its first to its last element must not overlap that of q; no row may overlap another. Results beyond the range of out_dtype are rounded to infinity as IEEE says.
     fn kvg_cache_attend(cache: *const kvg_cache, layer: u32, q: *const c_void, q_bytes: usize, out: *mut c_void, out_bytes: usize, desc: *const kvg_attend_desc, err: *mut kvg_error) -> kvg_status;
 
+    /// [`kvg_cache_attend`](crate::kvg_cache_attend) for one layer of several caches in one call, each with its own number of tokens.
+    /// The caches must be of one runtime and one shape; their recipes may differ, and a cache may come
+    /// more than once. Each result has the bits that a call for its cache alone would give.
+    /// Cost: O(tokens of all caches); no memory is kept.
+    ///
+    /// * `caches`: the caches; 0 of them do nothing
+    /// * `caches_len`: how many
+    /// * `q`: queries, \[caches_len \* queries, q_heads, head_dim\]: query i of cache c is row c \* queries + i. Strides as in [`kvg_cache_attend`](crate::kvg_cache_attend), from row to row.
+    /// * `out`: results in the same order, likewise
+    fn kvg_cache_attend_batch(caches: *const *const kvg_cache, caches_len: usize, layer: u32, q: *const c_void, q_bytes: usize, out: *mut c_void, out_bytes: usize, desc: *const kvg_attend_desc, err: *mut kvg_error) -> kvg_status;
+
     /// Reads tokens first_token to first_token + tokens - 1 of K or V back, decompressed, as
     /// \[tokens, kv_heads, head_dim\], contiguous, of `dtype`. Cost: O(tokens).
     fn kvg_cache_read(cache: *const kvg_cache, layer: u32, side: kvg_side, first_token: u64, tokens: u64, dtype: kvg_dtype, out: *mut c_void, out_bytes: usize, err: *mut kvg_error) -> kvg_status;

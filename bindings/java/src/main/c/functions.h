@@ -30,6 +30,7 @@ struct kvg_functions {
   __typeof__(kvg_cache_append) *kvg_cache_append;
   __typeof__(kvg_attend_desc_init) *kvg_attend_desc_init;
   __typeof__(kvg_cache_attend) *kvg_cache_attend;
+  __typeof__(kvg_cache_attend_batch) *kvg_cache_attend_batch;
   __typeof__(kvg_cache_read) *kvg_cache_read;
   __typeof__(kvg_cache_length) *kvg_cache_length;
   __typeof__(kvg_cache_truncate) *kvg_cache_truncate;
@@ -99,6 +100,7 @@ extern struct kvg_functions kvg_functions;
   "kvg_cache_append", \
   "kvg_attend_desc_init", \
   "kvg_cache_attend", \
+  "kvg_cache_attend_batch", \
   "kvg_cache_read", \
   "kvg_cache_length", \
   "kvg_cache_truncate", \
@@ -164,6 +166,7 @@ extern struct kvg_functions kvg_functions;
 #define kvg_cache_append kvg_functions.kvg_cache_append
 #define kvg_attend_desc_init kvg_functions.kvg_attend_desc_init
 #define kvg_cache_attend kvg_functions.kvg_cache_attend
+#define kvg_cache_attend_batch kvg_functions.kvg_cache_attend_batch
 #define kvg_cache_read kvg_functions.kvg_cache_read
 #define kvg_cache_length kvg_functions.kvg_cache_length
 #define kvg_cache_truncate kvg_functions.kvg_cache_truncate

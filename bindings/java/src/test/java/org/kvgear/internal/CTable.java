@@ -148,6 +148,7 @@ final class CTable {
           "kvg_append_desc_init",
           "kvg_attend_desc_init",
           "kvg_cache_append_at",
+          "kvg_cache_attend_batch",
           "kvg_cache_bits",
           "kvg_cache_extend_buffer",
           "kvg_cache_extend_stream",
