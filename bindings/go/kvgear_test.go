@@ -265,7 +265,7 @@ func TestDefaults(t *testing.T) {
 	raw.KvgStatsInit(&st)
 	raw.KvgShapeInit(&sh)
 	raw.KvgAllocatorInit(&al)
-	if st != (raw.KvgStats{StructSize: 184}) || sh != (raw.KvgShape{StructSize: 20}) || al != (raw.KvgAllocator{StructSize: 40 - 8}) {
+	if st != (raw.KvgStats{StructSize: 208}) || sh != (raw.KvgShape{StructSize: 20}) || al != (raw.KvgAllocator{StructSize: 40 - 8}) {
 		t.Error(st, sh, al)
 	}
 }

@@ -127,6 +127,8 @@ func TestHeaderIsThatOfTheRepository(t *testing.T) {
 var notWrapped = []string{
 	"kvg_cache_save_buffer", "kvg_cache_save_stream", "kvg_cache_load_stream", "kvg_cache_extend_stream",
 	"kvg_prefix_insert", "kvg_prefix_find",
+	"kvg_cache_append_at", "kvg_cache_attend_batch", "kvg_cache_bits", "kvg_cache_next_tokens", "kvg_cache_observe",
+	"kvg_cache_positions", "kvg_cache_probe", "kvg_cache_probe_positions",
 }
 
 // The functions that the header declares, the library exports, SWIG wrapped and the table lists are the same ones.

@@ -58,6 +58,14 @@ class AbiTest {
     // What kvgear.i leaves to hand-written code, and nothing has been written for yet.
     wrapped.addAll(
         List.of(
+            "kvg_cache_append_at",
+            "kvg_cache_attend_batch",
+            "kvg_cache_bits",
+            "kvg_cache_next_tokens",
+            "kvg_cache_observe",
+            "kvg_cache_positions",
+            "kvg_cache_probe",
+            "kvg_cache_probe_positions",
             "kvg_cache_save_buffer",
             "kvg_cache_save_stream",
             "kvg_cache_load_stream",
