@@ -13,6 +13,19 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("kvg_cache_save_stream", "a saved cache is a file or a vector"),
     ("kvg_cache_load_stream", "as above"),
     ("kvg_cache_extend_stream", "as above"),
+    // Batches and the selection of tokens: no safe form has been written yet.
+    ("kvg_cache_append_at", "not yet"),
+    ("kvg_cache_attend_batch", "not yet"),
+    ("kvg_cache_attend_observe", "not yet"),
+    ("kvg_cache_bits", "not yet"),
+    ("kvg_cache_next_tokens", "not yet"),
+    ("kvg_cache_observe", "not yet"),
+    ("kvg_cache_positions", "not yet"),
+    ("kvg_cache_probe", "not yet"),
+    ("kvg_cache_probe_positions", "not yet"),
+    ("kvg_policy_count", "not yet"),
+    ("kvg_policy_name", "not yet"),
+    ("kvg_policy_summary", "not yet"),
 ];
 
 fn sources() -> String {
