@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/internal.h"
 #include "kernels/half.h"
@@ -216,8 +215,8 @@ class Sealer {
     const uint64_t length = by_channel ? out_.padded_tokens : out_.head_dim;
     const uint64_t members = by_channel ? out_.dirs : out_.padded_tokens;
     for (uint32_t head = 0; head < out_.kv_heads; ++head) {
-      std::memset(Codes(head, plan_.end_block), 0,
-                  (Blocks() - plan_.end_block) * out_.codes_block[head]);
+      std::fill_n(Codes(head, plan_.end_block),
+                  (Blocks() - plan_.end_block) * out_.codes_block[head], uint8_t{0});
       for (uint64_t begin = 0, group = 0; begin < length; begin += spec_.group, ++group) {
         if (by_channel && begin < args_.tokens) continue;
         const uint64_t written = by_channel ? 0 : args_.tokens;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "kernels/fit.h"
@@ -104,8 +103,8 @@ class Sealer {
     const uint64_t length = by_channel ? out_.padded_tokens : out_.head_dim;
     const uint64_t members = by_channel ? out_.dirs : out_.padded_tokens;
     for (uint32_t head = 0; head < out_.kv_heads; ++head) {
-      std::memset(out_.codes + out_.codes_head[head], 0,
-                  out_.padded_tokens / kBlockTokens * uint64_t{out_.codes_block[head]});
+      std::fill_n(out_.codes + out_.codes_head[head],
+                  out_.padded_tokens / kBlockTokens * uint64_t{out_.codes_block[head]}, uint8_t{0});
       for (uint64_t begin = 0, group = 0; begin < length; begin += spec_.group, ++group) {
         const uint64_t i = head * piece_.scale_head_stride + group * piece_.scale_group_stride;
         std::fill_n(out_.scale + i, members, uint16_t{0});
