@@ -91,10 +91,8 @@ struct Segment::Layout {
 
   static uint32_t BlockBytes(const SegmentForm& form, uint64_t head) {
     const uint32_t tiles = ops::PadDirs(form.head_dim) / ops::kTileDirs;
-    if (form.widths == nullptr) return tiles * 64 * form.bits;
-    uint32_t bytes = 0;
-    for (uint32_t i = 0; i < tiles; ++i) bytes += 64u * form.widths[head * tiles + i];
-    return bytes;
+    if (form.widths == nullptr) return tiles * ops::TileBytes(form.bits);
+    return ops::TileOffset(form.widths + head * tiles, tiles);
   }
 };
 
