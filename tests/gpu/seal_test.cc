@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "core/cache/layer_cache.h"
 #include "tests/gpu/device_fixture.h"
 #include "tests/support/recipes.h"
@@ -132,17 +133,17 @@ void Compare(const std::string& recipe, const Shape& shape, const std::vector<ui
       parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange ||
       !parsed.select.none()) return;  // CPU only
   Layer cpu(shape, recipe, MakeRuntime()), gpu(shape, recipe, runtime);
-  std::string where = recipe + " dim " + std::to_string(shape.head_dim) + " heads " +
-                      std::to_string(shape.kv_heads) + " lengths";
+  std::string where = absl::StrCat(recipe, " dim ", shape.head_dim, " heads ", shape.kv_heads, " lengths");
   for (const uint64_t tokens : appends) {
     const auto k = ToF16(RealisticTensor(++seed, tokens, shape.kv_heads, shape.head_dim));
     const auto v = ToF16(RealisticTensor(++seed, tokens, shape.kv_heads, shape.head_dim, 31));
     cpu.Append(k, v, tokens);
     gpu.Append(k, v, tokens);
-    where += " " + std::to_string(tokens);
+    absl::StrAppend(&where, " ", tokens);
   }
   for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
-    ExpectSamePieces(cpu, gpu, side, where + (side == ops::kSideK ? " K" : " V"));
+    const char* name = side == ops::kSideK ? " K" : " V";
+    ExpectSamePieces(cpu, gpu, side, absl::StrCat(where, name));
     {
       Turn turn(*runtime);
       gpu.layer().side(side).FetchErrors(turn.executor());
