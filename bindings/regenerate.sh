@@ -61,6 +61,8 @@ make_java() {
   swig/javagen.py "$work/kvgear.xml" "$header" java
 }
 
+swig/left_out.py README.md
+
 [ $# -gt 0 ] || set -- go java rust
 for language in "$@"; do
   case $language in
