@@ -1,15 +1,15 @@
 //! The cache of one sequence.
-use std::ffi::CString;
 use std::ops::Range;
-use std::path::Path;
-use std::ptr::{null, null_mut, NonNull};
+use std::ptr::{null_mut, NonNull};
 use std::sync::Arc;
 
 use kvgear_sys as sys;
 
-use crate::call::{call, init};
+use crate::arguments::{queries_of, same_length, tokens_of, Append, Query};
+use crate::call::call;
 use crate::{
-    AttendOptions, Element, Error, Plan, Result, Runtime, Shape, Side, Strided, StridedMut,
+    AttendOptions, Element, Error, Plan, Result, Runtime, RuntimeRef, Shape, Side, Strided,
+    StridedMut,
 };
 
 /// The compressed cache of one sequence: one compressed object per layer.
@@ -22,14 +22,7 @@ use crate::{
 pub struct Cache<'r> {
     raw: NonNull<sys::kvg_cache>,
     shape: Shape,
-    runtime: Hold<'r>,
-}
-
-/// How a cache sees to it that its runtime is there.
-#[derive(Clone, Debug)]
-enum Hold<'r> {
-    Borrowed(&'r Runtime),
-    Shared(Arc<Runtime>),
+    runtime: RuntimeRef<'r>,
 }
 
 // SAFETY: calls with a const handle are safe from any number of threads at a time, and `&mut self` sees
@@ -66,15 +59,15 @@ impl From<u32> for Layers {
 impl<'r> Cache<'r> {
     /// Creates an empty cache that borrows its runtime.
     pub fn new(runtime: &'r Runtime, plan: &Plan) -> Result<Self> {
-        Self::create(Hold::Borrowed(runtime), plan)
+        Self::create(runtime.into(), plan)
     }
 
     /// Creates an empty cache that shares its runtime, and so can be kept anywhere.
     pub fn shared(runtime: Arc<Runtime>, plan: &Plan) -> Result<Cache<'static>> {
-        Cache::create(Hold::Shared(runtime), plan)
+        Cache::create(runtime.into(), plan)
     }
 
-    fn create(runtime: Hold<'r>, plan: &Plan) -> Result<Self> {
+    fn create(runtime: RuntimeRef<'r>, plan: &Plan) -> Result<Self> {
         let (shape, mut out) = (plan.shape()?, null_mut());
         // SAFETY: both handles are alive.
         call(|err| unsafe {
@@ -83,7 +76,7 @@ impl<'r> Cache<'r> {
         Ok(Self::own(out, shape, runtime))
     }
 
-    fn own(raw: *mut sys::kvg_cache, shape: Shape, runtime: Hold<'r>) -> Self {
+    pub(crate) fn own(raw: *mut sys::kvg_cache, shape: Shape, runtime: RuntimeRef<'r>) -> Self {
         let raw = NonNull::new(raw).expect("a call gives a cache or an error");
         Self { raw, shape, runtime }
     }
@@ -95,87 +88,6 @@ impl<'r> Cache<'r> {
         // SAFETY: the handle is alive.
         call(|err| unsafe { sys::kvg_cache_fork(self.raw(), &mut out, err) })?;
         Ok(Self::own(out, self.shape, self.runtime.clone()))
-    }
-
-    /// Makes a cache of the file that [`Cache::save`] wrote, with the same plan. What is damaged, or of
-    /// another model or recipe, is refused. Cost: O(tokens).
-    pub fn load(runtime: &'r Runtime, plan: &Plan, path: impl AsRef<Path>) -> Result<Self> {
-        let path = path_text(path.as_ref())?;
-        Self::restore(Hold::Borrowed(runtime), plan, |runtime, plan, out, err| {
-            // SAFETY: both handles are alive and the text is terminated.
-            unsafe { sys::kvg_cache_load(runtime, plan, path.as_ptr(), null(), out, err) }
-        })
-    }
-
-    /// The same of bytes in memory, as [`Cache::save_to_vec`] gives them.
-    pub fn load_bytes(runtime: &'r Runtime, plan: &Plan, bytes: &[u8]) -> Result<Self> {
-        Self::restore(Hold::Borrowed(runtime), plan, |runtime, plan, out, err| {
-            // SAFETY: both handles are alive and the length is that of the slice.
-            unsafe {
-                let data = bytes.as_ptr().cast();
-                sys::kvg_cache_load_buffer(runtime, plan, data, bytes.len(), null(), out, err)
-            }
-        })
-    }
-
-    fn restore(
-        runtime: Hold<'r>,
-        plan: &Plan,
-        load: impl Fn(
-            *mut sys::kvg_runtime,
-            *const sys::kvg_plan,
-            *mut *mut sys::kvg_cache,
-            *mut sys::kvg_error,
-        ) -> sys::kvg_status,
-    ) -> Result<Self> {
-        let (shape, mut out) = (plan.shape()?, null_mut());
-        call(|err| load(runtime.get().raw(), plan.raw(), &mut out, err))?;
-        Ok(Self::own(out, shape, runtime))
-    }
-
-    /// Saves the cache to a file, which appears, or takes the place of an older one, as a whole.
-    /// Cost: O(tokens); no second copy is made.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path_text(path.as_ref())?;
-        // SAFETY: the handle is alive and the text is terminated.
-        call(|err| unsafe { sys::kvg_cache_save(self.raw(), path.as_ptr(), null(), err) })
-    }
-
-    /// The bytes that [`Cache::save`] would write.
-    pub fn save_to_vec(&self) -> Result<Vec<u8>> {
-        let mut needed = 0;
-        // SAFETY: the handle is alive; a length of 0 asks for the needed one.
-        call(|err| unsafe {
-            sys::kvg_cache_save_buffer(self.raw(), null_mut(), 0, &mut needed, null(), err)
-        })?;
-        let mut bytes = vec![0; needed];
-        // SAFETY: the length is that of the vector.
-        call(|err| unsafe {
-            let data = bytes.as_mut_ptr().cast();
-            sys::kvg_cache_save_buffer(self.raw(), data, bytes.len(), null_mut(), null(), err)
-        })?;
-        Ok(bytes)
-    }
-
-    /// Adds a saved range to the cache: layers that it lacks, or the tokens that follow those that it
-    /// holds. Each saved layer must begin where the cache's ends.
-    pub fn extend(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path_text(path.as_ref())?;
-        // SAFETY: the handle is alive and ours alone, and the text is terminated.
-        call(|err| unsafe { sys::kvg_cache_extend(self.raw(), path.as_ptr(), null(), err) })
-    }
-
-    /// The same of bytes in memory.
-    pub fn extend_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        // SAFETY: the handle is alive and ours alone, and the length is that of the slice.
-        call(|err| unsafe {
-            let data = bytes.as_ptr().cast();
-            sys::kvg_cache_extend_buffer(self.raw(), data, bytes.len(), null(), err)
-        })
-    }
-
-    pub(crate) fn found(raw: NonNull<sys::kvg_cache>, shape: Shape, runtime: &'r Runtime) -> Self {
-        Self { raw, shape, runtime: Hold::Borrowed(runtime) }
     }
 
     /// The runtime that the cache lives in.
@@ -195,8 +107,7 @@ impl<'r> Cache<'r> {
     /// Every element must be finite and at most 65504 in magnitude, else
     /// [`Status::NonFinite`](crate::Status::NonFinite). Cost: O(tokens), amortised.
     pub fn append<T: Element>(&mut self, layer: u32, k: &[T], v: &[T]) -> Result<()> {
-        let tokens = rows("k", k.len(), self.shape.kv_heads, self.shape.head_dim)?;
-        same_length("k", k.len(), "v", v.len())?;
+        let tokens = tokens_of(self.shape, k, v)?;
         self.append_strided(layer, tokens, k.into(), v.into())
     }
 
@@ -208,14 +119,7 @@ impl<'r> Cache<'r> {
         k: Strided<'_, T>,
         v: Strided<'_, T>,
     ) -> Result<()> {
-        let sizes = [tokens, self.shape.kv_heads.into(), self.shape.head_dim.into()];
-        let (k, v) = (k.place("k", sizes)?, v.place("v", sizes)?);
-        // SAFETY: writes the struct.
-        let mut desc = init(|p| unsafe { sys::kvg_append_desc_init(p) });
-        desc.dtype = T::DTYPE.raw();
-        desc.tokens = tokens;
-        [desc.k_token_stride, desc.k_head_stride, desc.k_dim_stride] = k.strides;
-        [desc.v_token_stride, desc.v_head_stride, desc.v_dim_stride] = v.strides;
+        let Append { k, v, desc } = Append::new(self.shape, tokens, k, v)?;
         // SAFETY: every element that shape and strides reach lies in its slice.
         call(|err| unsafe {
             sys::kvg_cache_append(
@@ -247,9 +151,7 @@ impl<'r> Cache<'r> {
         out: &mut [O],
         options: &AttendOptions,
     ) -> Result<()> {
-        let queries = rows("q", q.len(), self.shape.q_heads, self.shape.head_dim)?;
-        let queries = u32::try_from(queries)
-            .map_err(|_| Error::invalid(format!("q holds {queries} queries; split the call")))?;
+        let queries = queries_of(self.shape, q)?;
         same_length("q", q.len(), "out", out.len())?;
         self.attend_strided(layer, queries, q.into(), out.into(), options)
     }
@@ -260,30 +162,87 @@ impl<'r> Cache<'r> {
         &self,
         layer: u32,
         queries: u32,
-        mut q: Strided<'_, Q>,
-        mut out: StridedMut<'_, O>,
+        q: Strided<'_, Q>,
+        out: StridedMut<'_, O>,
         options: &AttendOptions,
     ) -> Result<()> {
-        q.layout_mut().require_rows("q")?;
-        out.layout_mut().require_rows("out")?;
-        let sizes = [queries.into(), self.shape.q_heads.into(), self.shape.head_dim.into()];
-        let (q, out) = (q.place("q", sizes)?, out.place("out", sizes)?);
-        let mut desc = options.to_raw();
-        desc.q_dtype = Q::DTYPE.raw();
-        desc.out_dtype = O::DTYPE.raw();
-        desc.queries = queries;
-        [desc.q_token_stride, desc.q_head_stride, _] = q.strides;
-        [desc.out_token_stride, desc.out_head_stride, _] = out.strides;
+        let mut query = Query::new(self.shape, 1, queries, q, options)?;
+        let out = query.results(self.shape, 1, out)?;
         // SAFETY: every element that shape and strides reach lies in its slice.
         call(|err| unsafe {
             sys::kvg_cache_attend(
                 self.raw(),
                 layer,
-                q.first.cast(),
-                q.bytes,
+                query.q.first.cast(),
+                query.q.bytes,
                 out.first.cast(),
                 out.bytes,
-                &desc,
+                &query.desc,
+                err,
+            )
+        })
+    }
+
+    /// Attention over one layer of several caches in one call, each with its own number of tokens. The
+    /// caches must be of one runtime and one shape; their recipes may differ, and a cache may come more
+    /// than once. `q` and `out` are `[caches.len() * queries, q_heads, head_dim]`, those of the first cache
+    /// first; the number of queries is the same for all. Each result has the bits that a call for its
+    /// cache alone would give. Without caches nothing is done. Cost: O(tokens of all caches).
+    pub fn attend_batch<Q: Element, O: Element>(
+        caches: &[&Cache<'_>],
+        layer: u32,
+        q: &[Q],
+        out: &mut [O],
+        options: &AttendOptions,
+    ) -> Result<()> {
+        same_length("q", q.len(), "out", out.len())?;
+        let count = caches.len();
+        let queries = match caches.first() {
+            Some(first) if q.len() % count == 0 => queries_of(first.shape, &q[..q.len() / count])?,
+            None if q.is_empty() => 0,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "q has {} elements, which are not as many for each of {count} caches",
+                    q.len()
+                )))
+            }
+        };
+        Self::attend_batch_strided(caches, layer, queries, q.into(), out.into(), options)
+    }
+
+    /// Like [`Cache::attend_batch`], of tensors that lie in memory in another way, `queries` rows for each
+    /// cache. The stride of their last dimension must be 1, and rows of `out` must not overlap.
+    pub fn attend_batch_strided<Q: Element, O: Element>(
+        caches: &[&Cache<'_>],
+        layer: u32,
+        queries: u32,
+        q: Strided<'_, Q>,
+        out: StridedMut<'_, O>,
+        options: &AttendOptions,
+    ) -> Result<()> {
+        let Some(shape) = caches.first().map(|first| first.shape) else { return Ok(()) };
+        if let Some(other) = caches.iter().position(|cache| cache.shape != shape) {
+            // The places below are right for one shape.
+            return Err(Error::invalid(format!(
+                "cache {other} of the batch has another shape than the first"
+            )));
+        }
+        let count = caches.len() as u64;
+        let mut query = Query::new(shape, count, queries, q, options)?;
+        let out = query.results(shape, count, out)?;
+        let handles: Vec<*const sys::kvg_cache> =
+            caches.iter().map(|cache| cache.raw().cast_const()).collect();
+        // SAFETY: the handles are alive, and every element that shape and strides reach lies in its slice.
+        call(|err| unsafe {
+            sys::kvg_cache_attend_batch(
+                handles.as_ptr(),
+                handles.len(),
+                layer,
+                query.q.first.cast(),
+                query.q.bytes,
+                out.first.cast(),
+                out.bytes,
+                &query.desc,
                 err,
             )
         })
@@ -317,6 +276,11 @@ impl<'r> Cache<'r> {
         })
     }
 
+    /// The handle, for functions of `kvgear-sys`; it lives as long as this does.
+    pub fn as_raw(&self) -> *mut sys::kvg_cache {
+        self.raw()
+    }
+
     pub(crate) fn raw(&self) -> *mut sys::kvg_cache {
         self.raw.as_ptr()
     }
@@ -329,40 +293,6 @@ impl Drop for Cache<'_> {
     }
 }
 
-impl Hold<'_> {
-    fn get(&self) -> &Runtime {
-        match self {
-            Self::Borrowed(runtime) => runtime,
-            Self::Shared(runtime) => runtime,
-        }
-    }
-}
-
-fn path_text(path: &Path) -> Result<CString> {
-    CString::new(path.as_os_str().as_encoded_bytes())
-        .map_err(|_| Error::invalid("path holds a NUL character"))
-}
-
-/// How many rows `[heads, head_dim]` a contiguous buffer holds.
-fn rows(name: &str, length: usize, heads: u32, head_dim: u32) -> Result<u64> {
-    let row = u64::from(heads) * u64::from(head_dim);
-    let length = length as u64;
-    if row == 0 || length % row != 0 {
-        return Err(Error::invalid(format!(
-            "{name} has {length} elements, which is no multiple of the {row} of one token \
-             ({heads} heads of {head_dim})"
-        )));
-    }
-    Ok(length / row)
-}
-
-fn same_length(a: &str, a_length: usize, b: &str, b_length: usize) -> Result<()> {
-    if a_length == b_length {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("{b} has {b_length} elements but {a} has {a_length}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,14 +302,5 @@ mod tests {
         assert_eq!(Layers::All.raw(), sys::KVG_ALL_LAYERS);
         assert_eq!(Layers::from(3).raw(), 3);
         assert_ne!(Layers::from(u32::MAX).raw(), sys::KVG_ALL_LAYERS);
-    }
-
-    #[test]
-    fn rows_of_buffers() {
-        assert_eq!(rows("k", 0, 2, 64), Ok(0));
-        assert_eq!(rows("k", 384, 2, 64), Ok(3));
-        let error = rows("k", 100, 2, 64).unwrap_err();
-        assert!(error.message().contains("no multiple of the 128 of one token (2 heads of 64)"));
-        assert!(rows("k", 5, 0, 64).is_err());
     }
 }

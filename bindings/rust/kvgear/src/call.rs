@@ -1,6 +1,7 @@
 //! The ways of the C interface with errors, texts and structs, each in one place.
 use std::ffi::{c_char, CString};
 use std::mem::MaybeUninit;
+use std::ptr::null_mut;
 
 use kvgear_sys as sys;
 
@@ -42,6 +43,31 @@ pub(crate) fn text_of(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Makes a call that writes a list: once for its length, which nothing can change in between, then for it.
+pub(crate) fn list_of<T: Copy + Default>(
+    f: impl Fn(*mut T, usize, *mut usize, *mut sys::kvg_error) -> sys::kvg_status,
+) -> Result<Vec<T>> {
+    let mut needed = 0;
+    call(|error| f(null_mut(), 0, &mut needed, error))?;
+    let mut list = defaults(needed)?;
+    if needed > 0 {
+        call(|error| f(list.as_mut_ptr(), list.len(), &mut needed, error))?;
+    }
+    list.truncate(needed);
+    Ok(list)
+}
+
+/// A vector of that length, or an error where there is no memory for it.
+pub(crate) fn defaults<T: Copy + Default>(length: usize) -> Result<Vec<T>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(length).map_err(|_| {
+        let bytes = length as u128 * std::mem::size_of::<T>() as u128;
+        Error::new(Status::NoMemory, format!("there is no memory for {bytes} bytes"))
+    })?;
+    list.resize(length, T::default());
+    Ok(list)
 }
 
 /// A text for C; `name` is the parameter's.
@@ -108,6 +134,24 @@ mod tests {
         }
         let error = text_of(|_, _, _, error| write(error, sys::KVG_E_BUFFER_TOO_SMALL, "never"));
         assert_eq!(error.unwrap_err().status(), Status::BufferTooSmall);
+    }
+
+    #[test]
+    fn lists_have_the_length_that_is_asked_for() {
+        for length in [0usize, 1, 5000] {
+            let list = list_of(|to: *mut u64, have, needed, _| {
+                // SAFETY: `to` has `have` elements.
+                unsafe {
+                    *needed = length;
+                    (0..have).for_each(|i| to.add(i).write(i as u64));
+                }
+                sys::KVG_OK
+            });
+            assert!(list.unwrap().into_iter().eq(0..length as u64));
+        }
+        let error = list_of::<u8>(|_, _, _, error| write(error, sys::KVG_E_STATE, "no list"));
+        assert_eq!(error.unwrap_err().message(), "no list");
+        assert_eq!(defaults::<u64>(usize::MAX / 8).unwrap_err().status(), Status::NoMemory);
     }
 
     #[test]

@@ -532,14 +532,15 @@ impl Cache<'_> {
 
     /// Ends the prompt of a layer, or of [`Layers::All`](crate::Layers::All) (all of them or none), and lets its policy act if
     /// it is due. Does nothing on layers that keep all tokens.
-    pub fn select(&mut self, layer: u32) -> Result<()> {
-        call(|err| unsafe { sys::kvg_cache_select(self.raw(), layer, err) })
+    pub fn select(&mut self, layers: impl Into<Layers>) -> Result<()> {
+        let layers = layers.into().raw();
+        call(|err| unsafe { sys::kvg_cache_select(self.raw(), layers, err) })
     }
 }
 
 impl PrefixStore<'_> {
     /// Drops all stored caches.
-    pub fn clear(&mut self) -> Result<()> {
+    pub fn clear(&self) -> Result<()> {
         call(|err| unsafe { sys::kvg_prefix_clear(self.raw(), err) })
     }
 

@@ -44,10 +44,13 @@
 //! # What is left out
 //!
 //! An allocator of your own (`kvg_allocator`): its functions are called by any thread and must keep C's
-//! rules on sizes and alignment to the letter, which no safe signature can promise. It is in
-//! `kvgear-sys`. So are the streams of device runtimes.
+//! rules on sizes and alignment to the letter, which no safe signature can promise. And tensors in the
+//! memory of a device, with its streams: a slice lies in host memory, which [`Device::Cuda`] refuses where
+//! the device cannot reach it. Both are in `kvgear-sys`, whose functions take the handles that
+//! [`Runtime::as_raw`], [`Plan::as_raw`] and [`Cache::as_raw`] give.
 #![deny(missing_docs)]
 
+mod arguments;
 mod cache;
 mod call;
 mod element;
@@ -57,6 +60,9 @@ mod generated;
 mod plan;
 mod prefix;
 mod runtime;
+mod saved;
+mod select;
+mod stream;
 mod tensor;
 
 pub use cache::{Cache, Layers};
@@ -65,9 +71,10 @@ pub use error::{Error, Result};
 pub use generated::{
     AttendOptions, Device, Dtype, LogLevel, PrefixStats, RuntimeOptions, Shape, Side, Stats, Status,
 };
-pub use plan::{Plan, Recipe};
+pub use plan::{Plan, Policy, Recipe};
 pub use prefix::PrefixStore;
-pub use runtime::Runtime;
+pub use runtime::{Runtime, RuntimeRef};
+pub use saved::{LoadOptions, SaveOptions};
 pub use tensor::{Strided, StridedMut};
 
 use std::ffi::CStr;

@@ -1,5 +1,5 @@
 //! Recipes, and plans: the shape of a model with the recipe of every layer.
-use std::ffi::CStr;
+use std::ffi::{c_char, CStr};
 use std::ptr::{null_mut, NonNull};
 
 use kvgear_sys as sys;
@@ -21,15 +21,48 @@ impl Recipe {
     /// All named recipes.
     pub fn all() -> Result<Vec<Self>> {
         crate::load()?;
-        // SAFETY: the index is in range, and the texts are static.
-        let text = |text: *const _| unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("?");
-        Ok((0..unsafe { sys::kvg_recipe_count() })
-            .map(|index| Self {
-                name: text(unsafe { sys::kvg_recipe_name(index) }),
-                summary: text(unsafe { sys::kvg_recipe_summary(index) }),
-            })
-            .collect())
+        // SAFETY: the functions only look up.
+        let count = unsafe { sys::kvg_recipe_count() };
+        let texts = |index| unsafe {
+            [sys::kvg_recipe_name(index), sys::kvg_recipe_summary(index)]
+                .map(|text| static_text(text))
+        };
+        Ok((0..count).map(texts).map(|[name, summary]| Self { name, summary }).collect())
     }
+}
+
+/// A rule that keeps only some tokens of a cache, or gives them different widths, such as `h2o`.
+///
+/// Its name is also that of a recipe, with the numbers that it was published with; and
+/// `RECIPE,select=POLICY` adds it to another, as in `gear-4,select=h2o,budget=0.2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Its name.
+    pub name: &'static str,
+    /// One sentence on it.
+    pub summary: &'static str,
+}
+
+impl Policy {
+    /// All policies.
+    pub fn all() -> Result<Vec<Self>> {
+        crate::load()?;
+        // SAFETY: the functions only look up.
+        let count = unsafe { sys::kvg_policy_count() };
+        let texts = |index| unsafe {
+            [sys::kvg_policy_name(index), sys::kvg_policy_summary(index)]
+                .map(|text| static_text(text))
+        };
+        Ok((0..count).map(texts).map(|[name, summary]| Self { name, summary }).collect())
+    }
+}
+
+/// # Safety
+/// The text must be a static one of the library.
+unsafe fn static_text(text: *const c_char) -> &'static str {
+    // SAFETY: as the caller promises.
+    unsafe { CStr::from_ptr(text) }.to_str().unwrap_or("?")
 }
 
 /// Model shape and the recipe of every layer; immutable, shared by caches and threads.
@@ -52,6 +85,11 @@ impl Plan {
         call(|err| unsafe { sys::kvg_plan_create(&shape, recipes.as_ptr(), &mut out, err) })?;
         let raw = NonNull::new(out).expect("kvg_plan_create gives a plan or an error");
         Ok(Self { raw })
+    }
+
+    /// The handle, for functions of `kvgear-sys`; it lives as long as this does.
+    pub fn as_raw(&self) -> *const sys::kvg_plan {
+        self.raw()
     }
 
     pub(crate) fn raw(&self) -> *mut sys::kvg_plan {

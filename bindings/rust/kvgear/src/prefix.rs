@@ -4,14 +4,14 @@ use std::ptr::{null_mut, NonNull};
 use kvgear_sys as sys;
 
 use crate::call::call;
-use crate::{Cache, Plan, Result, Runtime};
+use crate::{Cache, Plan, Result, RuntimeRef};
 
 /// Caches of prompts that were seen, by their token ids, so that the next prompt with the same beginning
 /// need not be computed again. May be used by any number of threads at once.
 #[derive(Debug)]
 pub struct PrefixStore<'r> {
     raw: NonNull<sys::kvg_prefix>,
-    runtime: &'r Runtime,
+    runtime: RuntimeRef<'r>,
 }
 
 // SAFETY: convention (4) of kvgear.h: any number of threads may use it.
@@ -21,10 +21,10 @@ unsafe impl Sync for PrefixStore<'_> {}
 
 impl<'r> PrefixStore<'r> {
     /// Creates an empty store that holds at most `budget` bytes, shared ones counted once; 0 = no limit.
-    pub fn new(runtime: &'r Runtime, budget: u64) -> Result<Self> {
-        let mut out = null_mut();
+    pub fn new(runtime: impl Into<RuntimeRef<'r>>, budget: u64) -> Result<Self> {
+        let (runtime, mut out) = (runtime.into(), null_mut());
         // SAFETY: the handle is alive.
-        call(|err| unsafe { sys::kvg_prefix_create(runtime.raw(), budget, &mut out, err) })?;
+        call(|err| unsafe { sys::kvg_prefix_create(runtime.get().raw(), budget, &mut out, err) })?;
         let raw = NonNull::new(out).expect("a call gives a store or an error");
         Ok(Self { raw, runtime })
     }
@@ -47,7 +47,13 @@ impl<'r> PrefixStore<'r> {
             let (ids, count) = (tokens.as_ptr(), tokens.len());
             sys::kvg_prefix_find(self.raw(), plan.raw(), ids, count, &mut matched, &mut out, err)
         })?;
-        Ok(NonNull::new(out).map(|raw| (matched, Cache::found(raw, shape, self.runtime))))
+        Ok(NonNull::new(out)
+            .map(|raw| (matched, Cache::own(raw.as_ptr(), shape, self.runtime.clone()))))
+    }
+
+    /// The handle, for functions of `kvgear-sys`; it lives as long as this does.
+    pub fn as_raw(&self) -> *mut sys::kvg_prefix {
+        self.raw()
     }
 
     pub(crate) fn raw(&self) -> *mut sys::kvg_prefix {

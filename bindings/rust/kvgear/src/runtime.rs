@@ -71,8 +71,51 @@ impl Runtime {
         Ok(())
     }
 
+    /// The handle, for functions of `kvgear-sys`; it lives as long as this does.
+    pub fn as_raw(&self) -> *mut sys::kvg_runtime {
+        self.raw()
+    }
+
     pub(crate) fn raw(&self) -> *mut sys::kvg_runtime {
         self.raw.as_ptr()
+    }
+}
+
+/// A runtime for what cannot outlive it: borrowed, from `&runtime`, or a part of it, from an
+/// `Arc<Runtime>`. What is made with the second can be kept anywhere.
+#[derive(Clone, Debug)]
+pub struct RuntimeRef<'r>(Hold<'r>);
+
+#[derive(Clone, Debug)]
+enum Hold<'r> {
+    Borrowed(&'r Runtime),
+    Shared(Arc<Runtime>),
+}
+
+impl RuntimeRef<'_> {
+    pub(crate) fn get(&self) -> &Runtime {
+        match &self.0 {
+            Hold::Borrowed(runtime) => runtime,
+            Hold::Shared(runtime) => runtime,
+        }
+    }
+}
+
+impl<'r> From<&'r Runtime> for RuntimeRef<'r> {
+    fn from(runtime: &'r Runtime) -> Self {
+        Self(Hold::Borrowed(runtime))
+    }
+}
+
+impl<'r> From<&'r Arc<Runtime>> for RuntimeRef<'r> {
+    fn from(runtime: &'r Arc<Runtime>) -> Self {
+        Self(Hold::Borrowed(runtime))
+    }
+}
+
+impl From<Arc<Runtime>> for RuntimeRef<'_> {
+    fn from(runtime: Arc<Runtime>) -> Self {
+        Self(Hold::Shared(runtime))
     }
 }
 

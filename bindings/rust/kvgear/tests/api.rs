@@ -1,26 +1,17 @@
 //! Every operation of the crate, once done right and once refused.
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 
 use kvgear::{
-    AttendOptions, Bf16, Cache, Device, Layers, Plan, PrefixStore, Recipe, Runtime, RuntimeOptions,
+    AttendOptions, Bf16, Cache, Device, Layers, Plan, Policy, Recipe, Runtime, RuntimeOptions,
     Shape, Side, Status, Strided, StridedMut, F16,
 };
 
 mod support;
 use support::{
-    assert_near, attend, attention, f16, fill, picture, plan, queries, read, row, runtime, tokens,
-    Mask, SHAPE,
+    assert_near, attend, attention, f16, fill, picture, plan, queries, read, refused, row, runtime,
+    tokens, Mask, SHAPE,
 };
-
-fn refused<T: std::fmt::Debug>(result: kvgear::Result<T>, status: Status, words: &str) {
-    let error = result.unwrap_err();
-    assert_eq!(error.status(), status, "{error}");
-    assert!(error.message().contains(words), "{error}");
-    assert_eq!(error.to_string(), error.message());
-    assert!(error.source().is_none());
-}
 
 #[test]
 fn versions() {
@@ -42,6 +33,17 @@ fn recipes() {
     assert_eq!(Recipe::canonical(&text).unwrap(), text);
     refused(Recipe::canonical("gear-77"), Status::Invalid, "gear-77");
     refused(Recipe::canonical("gear\0-2"), Status::Invalid, "NUL");
+}
+
+#[test]
+fn policies() {
+    let all = Policy::all().unwrap();
+    assert!(all.len() >= 8 && all.iter().any(|policy| policy.name == "h2o"));
+    for policy in &all {
+        assert!(!policy.summary.is_empty());
+        let text = format!("int8,select={}", policy.name);
+        assert_eq!(Recipe::canonical(&text).unwrap(), text);
+    }
 }
 
 #[test]
@@ -260,6 +262,64 @@ fn wrong_buffers_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn batches_have_the_bits_of_single_calls() {
+    let runtime = runtime();
+    let caches: Vec<Cache<'_>> = [("gear-2", 300), ("int8", 1), ("kivi-2", 77)]
+        .into_iter()
+        .map(|(recipe, count)| {
+            let mut cache = Cache::new(&runtime, &plan(recipe)).unwrap();
+            fill(&mut cache, 1, count as u64, 0, count);
+            cache
+        })
+        .collect();
+    let batch = [&caches[0], &caches[1], &caches[2], &caches[0]]; // one of them twice
+    let (q, options) = (queries(6, 4), AttendOptions::new().scale(0.3));
+    let mut out = vec![0.0f32; q.len()];
+    Cache::attend_batch(&batch, 1, &q, &mut out, &options).unwrap();
+    let width = q.len() / 4;
+    for ((cache, q), out) in batch.iter().zip(q.chunks(width)).zip(out.chunks(width)) {
+        let mut alone = vec![0.0f32; width];
+        cache.attend_with(1, q, &mut alone, &options).unwrap();
+        assert_eq!(out, alone);
+    }
+
+    // Two queries each, into every second row.
+    let pair = [&caches[0], &caches[2]];
+    let (w, dim) = (width as i64, i64::from(SHAPE.head_dim));
+    let mut apart = vec![7.0f32; 2 * q.len()];
+    let to = StridedMut::new(&mut apart, 0, [2 * w, dim, 1]);
+    Cache::attend_batch_strided(&pair, 1, 2, q[..].into(), to, &options).unwrap();
+    Cache::attend_batch(&pair, 1, &q, &mut out, &options).unwrap();
+    for (i, row) in apart.chunks(width).enumerate() {
+        match i % 2 {
+            0 => assert_eq!(row, &out[i / 2 * width..][..width]),
+            _ => assert!(row.iter().all(|&x| x == 7.0)),
+        }
+    }
+
+    Cache::attend_batch::<f32, f32>(&[], 1, &[], &mut [], &options).unwrap();
+    let before = out.clone();
+    let mut try_batch = |batch: &[&Cache<'_>], layer, q: &[f32], words: &str| {
+        refused(
+            Cache::attend_batch(batch, layer, q, &mut out[..q.len()], &options),
+            Status::Invalid,
+            words,
+        );
+    };
+    try_batch(&[], 1, &q, "as many for each of 0 caches");
+    try_batch(&batch[..3], 1, &q[..width], "as many for each of 3 caches");
+    try_batch(&batch, 2, &q, "layer");
+    try_batch(&batch, 0, &q, ""); // they hold nothing there
+    let other = Plan::new(Shape { q_heads: 2, ..SHAPE }, "fp16").unwrap();
+    let other = Cache::new(&runtime, &other).unwrap();
+    try_batch(&[&caches[0], &other], 1, &q, "cache 1 of the batch has another shape");
+    let foreign = support::runtime();
+    let foreign = Cache::new(&foreign, &plan("int8")).unwrap();
+    try_batch(&[&caches[0], &foreign], 1, &q, "runtime");
+    assert_eq!(out, before);
+}
+
+#[test]
 fn forks_go_their_own_ways() {
     let (runtime, plan) = (runtime(), plan("kivi-2"));
     let mut parent = Cache::new(&runtime, &plan).unwrap();
@@ -369,47 +429,4 @@ fn errors_travel_as_any_other() {
         Ok(())
     }
     assert!(fails().unwrap_err().to_string().contains("no-such-recipe"));
-}
-
-#[test]
-fn saved_caches() {
-    let (runtime, gear) = (runtime(), plan("gear-2"));
-    let mut cache = Cache::new(&runtime, &gear).unwrap();
-    fill(&mut cache, 0, 1, 0, 300);
-    let before = picture(&cache);
-    let bytes = cache.save_to_vec().unwrap();
-    let mut back = Cache::load_bytes(&runtime, &gear, &bytes).unwrap();
-    assert_eq!(back.save_to_vec().unwrap(), bytes);
-    let path = std::env::temp_dir().join(format!("kvgear-rust-{}.kvg", std::process::id()));
-    cache.save(&path).unwrap();
-    let file = Cache::load(&runtime, &gear, &path).unwrap();
-    assert_eq!(picture(&file), before);
-    refused(back.extend(&path), Status::Invalid, "begin at");
-    back.truncate(Layers::All, 0).unwrap();
-    back.extend_bytes(&bytes).unwrap();
-    assert_eq!(back.length(0).unwrap(), 300);
-    assert_eq!(picture(&cache), before);
-    std::fs::remove_file(&path).unwrap();
-    refused(Cache::load(&runtime, &gear, &path), Status::Io, "open");
-    refused(Cache::load(&runtime, &gear, "a\0b"), Status::Invalid, "NUL");
-    refused(Cache::load_bytes(&runtime, &gear, &bytes[..99]), Status::Corrupt, "cut off");
-    refused(Cache::load_bytes(&runtime, &plan("int4"), &bytes), Status::Invalid, "recipe");
-}
-
-#[test]
-fn prefixes() {
-    let (runtime, plan) = (runtime(), plan("int4"));
-    let mut cache = Cache::new(&runtime, &plan).unwrap();
-    for layer in 0..SHAPE.layers {
-        fill(&mut cache, layer, 1, 0, 50);
-    }
-    let ids: Vec<u32> = (0..50).collect();
-    let store = PrefixStore::new(&runtime, 0).unwrap();
-    assert!(store.find(&plan, &ids).unwrap().is_none());
-    store.insert(&ids, &cache).unwrap();
-    let (matched, found) = store.find(&plan, &ids[..40]).unwrap().unwrap();
-    assert_eq!((matched, found.length(0).unwrap()), (40, 40));
-    let stats = store.read_stats().unwrap();
-    assert_eq!((stats.entries, stats.hits, stats.misses), (1, 1, 1));
-    refused(store.insert(&ids[..9], &cache), Status::Invalid, "holds 50");
 }

@@ -35,7 +35,10 @@ FIELD_TYPES = {"kvg_attend_desc.non_causal": "bool"}
 HIDDEN_FIELDS = {"struct_size", "reserved"}
 
 # Functions whose `layer` may be KVG_ALL_LAYERS.
-ALL_LAYERS = {"kvg_cache_truncate", "kvg_cache_stats"}
+ALL_LAYERS = {"kvg_cache_truncate", "kvg_cache_stats", "kvg_cache_select"}
+
+# Handles of which several threads may use even the functions that change them (rule 4 of the header).
+SHARED = {"kvg_runtime", "kvg_plan", "kvg_prefix"}
 
 # Functions without a handle: the type whose associated function each becomes.
 NOUNS = {"kvg_recipe_canonical": "Recipe"}
@@ -163,7 +166,8 @@ class Safe:
         texts = {k.removeprefix("text_out_"): v.split(",") for k, v in f.features.items()
                  if k.startswith("text_out_")}
         if receiver:
-            arguments.append("&self" if receiver.group(1) else "&mut self")
+            shared = receiver.group(1) or receiver.group(2) in SHARED
+            arguments.append("&self" if shared else "&mut self")
             call.append("self.raw()")
             params.pop(0)
         else:

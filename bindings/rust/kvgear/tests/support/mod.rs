@@ -1,7 +1,11 @@
 //! What the tests share: inputs, caches with content, and attention by its definition.
 #![allow(dead_code)] // each test program uses a part
 
-use kvgear::{AttendOptions, Cache, Element, Plan, Runtime, RuntimeOptions, Shape, Side, F16};
+use std::error::Error as _;
+
+use kvgear::{
+    AttendOptions, Cache, Element, Plan, Runtime, RuntimeOptions, Shape, Side, Status, F16,
+};
 
 pub const SHAPE: Shape = Shape { layers: 2, q_heads: 4, kv_heads: 2, head_dim: 64 };
 
@@ -11,6 +15,14 @@ pub fn runtime() -> Runtime {
 
 pub fn plan(recipe: &str) -> Plan {
     Plan::new(SHAPE, recipe).unwrap()
+}
+
+pub fn refused<T>(result: kvgear::Result<T>, status: Status, words: &str) {
+    let error = result.err().expect("the call succeeds");
+    assert_eq!(error.status(), status, "{error}");
+    assert!(error.message().contains(words), "{error}");
+    assert_eq!(error.to_string(), error.message());
+    assert!(error.source().is_none());
 }
 
 /// Values in -2 to 2 that fp16 holds exactly; the same for the same arguments.
