@@ -25,7 +25,11 @@ type Cache struct {
 //	Creates an empty cache.
 //	out: the cache. Destroy with kvg_cache_destroy.
 func (r *Runtime) NewCache(plan *Plan) (*Cache, error) {
-	const op = "kvg_cache_create"
+	return r.open("kvg_cache_create", plan, func(out **raw.KvgCache) error { return raw.KvgCacheCreate(r.ptr, plan.ptr, out) })
+}
+
+// open makes a cache of this runtime and a plan.
+func (r *Runtime) open(op string, plan *Plan, call func(out **raw.KvgCache) error) (*Cache, error) {
 	if !r.guard.enter() {
 		return nil, closedError(op, "runtime")
 	}
@@ -35,76 +39,10 @@ func (r *Runtime) NewCache(plan *Plan) (*Cache, error) {
 	}
 	defer plan.guard.leave()
 	var ptr *raw.KvgCache
-	if err := raw.KvgCacheCreate(r.ptr, plan.ptr, &ptr); err != nil {
+	if err := call(&ptr); err != nil {
 		return nil, wrap(op, err)
 	}
 	return newCache(ptr, plan.shape, r), nil
-}
-
-// LoadCache makes a cache of the file that Save wrote, with the same plan.
-//
-// From kvgear.h, kvg_cache_load:
-//
-//	Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same
-//	bits as the saved one, and goes on like it.
-//	Cost: O(tokens); with `map` and `trust` one small step per sealed segment.
-//	plan: the plan that the cache was saved with, or one of the same shape and recipes
-//	path: terminated, as the system's functions take it
-//	desc: may be NULL
-//	out: the cache. Destroy with kvg_cache_destroy.
-func (r *Runtime) LoadCache(plan *Plan, path string) (*Cache, error) {
-	const op = "kvg_cache_load"
-	name, err := cText(op, "path", path)
-	if err != nil {
-		return nil, err
-	}
-	if !r.guard.enter() {
-		return nil, closedError(op, "runtime")
-	}
-	defer r.guard.leave()
-	if !plan.guard.enter() {
-		return nil, closedError(op, "plan")
-	}
-	defer plan.guard.leave()
-	var ptr *raw.KvgCache
-	if err := raw.KvgCacheLoad(r.ptr, plan.ptr, name, nil, &ptr); err != nil {
-		return nil, wrap(op, err)
-	}
-	return newCache(ptr, plan.shape, r), nil
-}
-
-// Save saves the cache to a file.
-//
-// From kvgear.h, kvg_cache_save:
-//
-//	Saves a cache, or a range of its layers and tokens, to a file. The file appears, or takes the place
-//	of an older one, as a whole: at any moment `path` is the old one or the new one.
-//	The same cache saved twice gives the same bytes. Cost: O(tokens); no second copy is made.
-//	path: terminated, as the system's functions take it
-//	desc: may be NULL: everything
-func (c *Cache) Save(path string) error {
-	const op = "kvg_cache_save"
-	name, err := cText(op, "path", path)
-	if err != nil {
-		return err
-	}
-	return c.read(op, func() error { return raw.KvgCacheSave(c.ptr, name, nil) })
-}
-
-// Extend adds a saved range to the cache.
-//
-// From kvgear.h, kvg_cache_extend:
-//
-//	Adds a saved range to a cache: layers that it lacks, or the tokens that follow those that it holds.
-//	Each saved layer must begin where the cache's ends; a range that begins in compressed tokens needs a
-//	cache without uncompressed ones, so hand a sequence over in ranges that were saved one behind another.
-func (c *Cache) Extend(path string) error {
-	const op = "kvg_cache_extend"
-	name, err := cText(op, "path", path)
-	if err != nil {
-		return err
-	}
-	return c.write(op, func() error { return raw.KvgCacheExtend(c.ptr, name, nil) })
 }
 
 func newCache(ptr *raw.KvgCache, shape Shape, rt *Runtime) *Cache {
@@ -134,22 +72,20 @@ func (c *Cache) read(op string, call func() error) error {
 	if !c.guard.enter() {
 		return closedError(op, "cache")
 	}
+	defer c.guard.leave()
 	c.lock.RLock()
-	err := call()
-	c.lock.RUnlock()
-	c.guard.leave()
-	return wrap(op, err)
+	defer c.lock.RUnlock()
+	return wrap(op, call())
 }
 
 func (c *Cache) write(op string, call func() error) error {
 	if !c.guard.enter() {
 		return closedError(op, "cache")
 	}
+	defer c.guard.leave()
 	c.lock.Lock()
-	err := call()
-	c.lock.Unlock()
-	c.guard.leave()
-	return wrap(op, err)
+	defer c.lock.Unlock()
+	return wrap(op, call())
 }
 
 // Strides of a tensor in elements, as in DLPack; they may be negative. All 0: contiguous.
@@ -251,12 +187,8 @@ type AttendOptions struct {
 //	out: result, [queries, q_heads, head_dim] of desc->out_dtype. The memory from its first to its last element must not overlap that of q; no row may overlap another. Results beyond the range of out_dtype are rounded to infinity as IEEE says.
 func (c *Cache) Attend(layer uint32, q, out Tensor, o AttendOptions) error {
 	const op = "kvg_cache_attend"
-	if o.Queries == 0 && o.QTokenStride == 0 && o.QHeadStride == 0 {
-		row := int(c.shape.QHeads) * int(c.shape.HeadDim)
-		if q.Len() == 0 || q.Len()%row != 0 {
-			return invalid(op, fmt.Sprintf("q has %d elements, which is not a multiple of q_heads * head_dim = %d", q.Len(), row))
-		}
-		o.Queries = uint32(q.Len() / row)
+	if err := o.count(op, c.shape, q, 1); err != nil {
+		return err
 	}
 	if !c.guard.enter() {
 		return closedError(op, "cache")
@@ -271,6 +203,23 @@ func (c *Cache) Attend(layer uint32, q, out Tensor, o AttendOptions) error {
 	return wrap(op, err)
 }
 
+// count sets Queries where it is 0, from the number of elements of a contiguous q for so many caches.
+func (o *AttendOptions) count(op string, s Shape, q Tensor, caches int) error {
+	if o.Queries != 0 || o.QTokenStride != 0 || o.QHeadStride != 0 {
+		return nil
+	}
+	row := int(s.QHeads) * int(s.HeadDim) * caches
+	if q.Len() == 0 || q.Len()%row != 0 {
+		what := "q_heads * head_dim"
+		if caches > 1 {
+			what = "caches * " + what
+		}
+		return invalid(op, fmt.Sprintf("q has %d elements, which is not a multiple of %s = %d", q.Len(), what, row))
+	}
+	o.Queries = uint32(q.Len() / row)
+	return nil
+}
+
 func rawAttendDesc(q, out DType, o *AttendOptions) raw.KvgAttendDesc {
 	desc := raw.KvgAttendDesc{
 		StructSize: uint32(unsafe.Sizeof(raw.KvgAttendDesc{})), QDtype: uint32(q), OutDtype: uint32(out),
@@ -281,41 +230,6 @@ func rawAttendDesc(q, out DType, o *AttendOptions) raw.KvgAttendDesc {
 		desc.NonCausal = 1
 	}
 	return desc
-}
-
-// AttendObserve is Attend, and gives the layer's policy the scores of these queries.
-//
-// From kvgear.h, kvg_cache_attend_observe:
-//
-//	As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
-func (c *Cache) AttendObserve(layer uint32, q, out Tensor, o AttendOptions) error {
-	return c.write("kvg_cache_attend_observe", func() error {
-		if o.Queries == 0 {
-			o.Queries = uint32(q.Len() / (int(c.shape.QHeads) * int(c.shape.HeadDim)))
-		}
-		desc := rawAttendDesc(q.dtype, out.dtype, &o)
-		return raw.KvgCacheAttendObserve(c.ptr, layer, q.bytes, out.bytes, &desc)
-	})
-}
-
-// Held returns the number of tokens that a layer holds: all but those evicted.
-//
-// From kvgear.h, kvg_cache_held:
-//
-//	Number of slots of a layer: tokens that it holds for each KV head.
-func (c *Cache) Held(layer uint32) (slots uint64, err error) {
-	err = c.read("kvg_cache_held", func() error { return raw.KvgCacheHeld(c.ptr, layer, &slots) })
-	return slots, err
-}
-
-// Select ends the prompt of a layer, or of AllLayers, and lets its policy act if it is due.
-//
-// From kvgear.h, kvg_cache_select:
-//
-//	Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if
-//	it is due. Does nothing on layers that keep all tokens.
-func (c *Cache) Select(layer uint32) error {
-	return c.write("kvg_cache_select", func() error { return raw.KvgCacheSelect(c.ptr, layer) })
 }
 
 // Read reads tokens back, decompressed, into out: [tokens, kv_heads, head_dim], contiguous.

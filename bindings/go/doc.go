@@ -20,8 +20,9 @@
 //
 // # Goroutines
 //
-// All methods may be called from any number of goroutines. Methods that change a cache (Append, AppendStrided, Truncate,
-// Clear) wait for those that read it (Attend, Read, Fork, Stats, Length), and these for the former; different caches, also forks of one
+// All methods may be called from any number of goroutines. Methods that change a cache (Append and its kin, Truncate, Clear,
+// Select, Observe, Probe, AttendObserve, Extend and its kin) wait for those that read it (Attend, Read, Fork, Stats, Save and
+// its kin, the others), and these for the former; different caches, also forks of one
 // another, are independent. After Close every method fails with ErrState; calls that are under way when Close is called
 // end as if it had not been. What is not closed ends when it is garbage.
 //

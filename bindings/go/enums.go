@@ -109,3 +109,16 @@ type Shape struct {
 func (x *Shape) fromRaw(r *raw.KvgShape) {
 	*x = Shape{r.Layers, r.QHeads, r.KVHeads, r.HeadDim}
 }
+
+// PrefixStats: what a prefix store holds and did.
+type PrefixStats struct {
+	Entries   uint64 // stored caches
+	Bytes     uint64 // that they hold, with their tokens; what they share counts once
+	Hits      uint64 // calls of kvg_prefix_find that found something
+	Misses    uint64 // and that found nothing
+	Evictions uint64 // caches that made room for others
+}
+
+func (x *PrefixStats) fromRaw(r *raw.KvgPrefixStats) {
+	*x = PrefixStats{r.Entries, r.Bytes, r.Hits, r.Misses, r.Evictions}
+}

@@ -54,5 +54,5 @@ func (g *guard) endOnce() {
 }
 
 func closedError(op, what string) error {
-	return &Error{op, ErrState, "the " + what + " is closed"}
+	return &Error{Op: op, Status: ErrState, Message: "the " + what + " is closed"}
 }

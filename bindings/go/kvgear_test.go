@@ -1,8 +1,8 @@
 package kvgear
 
 import (
-	"bytes"
 	"errors"
+	"io"
 	"math"
 	"runtime"
 	"slices"
@@ -183,7 +183,14 @@ func TestAfterClose(t *testing.T) {
 		cache.Read(0, SideK, 0, 1, F32(x[:row])), cache.Truncate(0, 0), cache.Clear(), second(cache.Length(0)),
 		second(cache.Fork()), second(cache.Stats(0, SideK)), second(rt.NewCache(plan)), second(rt.Describe()),
 		second(rt.Memory()), rt.SetLog(nil), second(plan.Shape()), second(plan.Recipe(0)),
-		cache.AppendStrided(0, F32(x), F32(x), AppendOptions{}),
+		cache.AppendStrided(0, F32(x), F32(x), AppendOptions{}), AttendBatch([]*Cache{cache}, 0, F32(x), F32(make([]float32, qRow)), AttendOptions{}),
+		second(cache.Held(0)), second(cache.Positions(0, 0)), second(cache.Bits(0, SideK)), cache.Select(0), cache.Observe(0, x, 1),
+		cache.AppendAt(0, F32(x[:row]), F32(x[:row]), []uint64{0}, AppendOptions{}), cache.Probe(0, F32(x), []uint64{0}, AttendOptions{}),
+		second(cache.ProbePositions(0)), cache.AttendObserve(0, F32(x), F32(x), AttendOptions{}), second(cache.NextTokens(0)),
+		cache.Save("x", SaveOptions{}), second(cache.SaveBytes(SaveOptions{})), cache.SaveTo(io.Discard, SaveOptions{}),
+		cache.Extend("x", LoadOptions{}), cache.ExtendBytes(nil, LoadOptions{}), cache.ExtendFrom(strings.NewReader(""), LoadOptions{}),
+		second(rt.LoadCache(plan, "x", LoadOptions{})), second(rt.LoadCacheBytes(plan, nil, LoadOptions{})),
+		second(rt.LoadCacheFrom(plan, strings.NewReader(""), LoadOptions{})), second(rt.NewPrefix(0)),
 	} {
 		if !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "closed") {
 			t.Errorf("call %d: %v", i, err)
@@ -258,6 +265,22 @@ func TestDefaults(t *testing.T) {
 	raw.KvgAttendDescInit(&d)
 	if got := rawAttendDesc(DTypeF16, DTypeF16, &AttendOptions{Queries: 1}); got != d {
 		t.Errorf("%+v, C %+v", got, d)
+	}
+	var none runtime.Pinner
+	var save raw.KvgSaveDesc
+	raw.KvgSaveDescInit(&save)
+	if got := (&SaveOptions{}).raw(&none); *got != save {
+		t.Errorf("%+v, C %+v", got, save)
+	}
+	var load raw.KvgLoadDesc
+	raw.KvgLoadDescInit(&load)
+	if got := (&LoadOptions{}).raw(&none); *got != load {
+		t.Errorf("%+v, C %+v", got, load)
+	}
+	var prefix raw.KvgPrefixStats
+	raw.KvgPrefixStatsInit(&prefix)
+	if prefix != (raw.KvgPrefixStats{StructSize: 48}) {
+		t.Error(prefix)
 	}
 	var st raw.KvgStats
 	var sh raw.KvgShape
@@ -337,35 +360,5 @@ func TestGarbageIsFreed(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("caches that nothing refers to keep their memory")
 		}
-	}
-}
-
-func TestSaveAndLoad(t *testing.T) {
-	rt, plan, cache := open(t, Options{}, "gear-2")
-	x := F32(fill(300*row, 1))
-	ok(t, cache.Append(0, x, x))
-	path := t.TempDir() + "/cache.kvg"
-	ok(t, cache.Save(path))
-	back := must[*Cache](t)(rt.LoadCache(plan, path))
-	defer back.Close()
-	want, got := F32(make([]float32, 300*row)), F32(make([]float32, 300*row))
-	ok(t, cache.Read(0, SideK, 0, 300, want))
-	ok(t, back.Read(0, SideK, 0, 300, got))
-	if !bytes.Equal(want.bytes, got.bytes) {
-		t.Error("a loaded cache holds something else")
-	}
-	if err := back.Extend(path); !errors.Is(err, ErrInvalid) {
-		t.Error(err)
-	}
-	ok(t, back.Clear())
-	ok(t, back.Extend(path))
-	if must[uint64](t)(back.Length(0)) != 300 {
-		t.Error("a range was not added")
-	}
-	if _, err := rt.LoadCache(plan, path+"x"); !errors.Is(err, ErrIO) {
-		t.Error(err)
-	}
-	if err := cache.Save("a\x00b"); !errors.Is(err, ErrInvalid) {
-		t.Error(err)
 	}
 }

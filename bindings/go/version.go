@@ -41,6 +41,6 @@ func abiError(own, oldest, newest uint32, version string) error {
 	default:
 		return nil
 	}
-	return &Error{"load", ErrUnsupported, fmt.Sprintf("libkvgear %s serves ABI versions %d to %d, "+
+	return &Error{Op: "load", Status: ErrUnsupported, Message: fmt.Sprintf("libkvgear %s serves ABI versions %d to %d, "+
 		"and this package needs %d: %s", version, oldest, newest, own, advice)}
 }

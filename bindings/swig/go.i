@@ -75,6 +75,20 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 %typemap(gotype) size_t *NEEDED "*uint64"
 %typemap(in) size_t *NEEDED "$1 = (size_t *)$input;"
 %enddef
+%define %kvg_list_in(F, T, P, N)
+%typemap(gotype) (const T *P, size_t N) "[]" #T
+%typemap(in) (const T *P, size_t N) %{ $1 = ($1_ltype)$input.array; $2 = (size_t)$input.len; %}
+%enddef
+%define %kvg_list_out(F, T, P, N, NEEDED)
+%typemap(gotype) (T *P, size_t N) "[]" #T
+%typemap(in) (T *P, size_t N) %{ $1 = ($1_ltype)$input.array; $2 = (size_t)$input.len; %}
+%typemap(gotype) size_t *NEEDED "*uint64"
+%typemap(in) size_t *NEEDED "$1 = (size_t *)$input;"
+%enddef
+%define %kvg_handles_in(F, H, P, N)
+%typemap(gotype) (const H *const *P, size_t N) "[]*" #H
+%typemap(in) (const H *const *P, size_t N) %{ $1 = ($1_ltype)$input.array; $2 = (size_t)$input.len; %}
+%enddef
 %define %kvg_value_out(F, T, P)
 %typemap(gotype) T *P "*" #T
 %typemap(in) T *P "$1 = ($1_ltype)$input;"
@@ -89,7 +103,9 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 %enddef
 %define %kvg_optional(F, P)
 %enddef
-/* internal/raw/log.go has it. */
 %define %kvg_raw(F)
+%enddef
+/* internal/raw/log.go and stream.go have them. */
+%define %kvg_calls_back(F)
 %ignore F;
 %enddef

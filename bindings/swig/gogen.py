@@ -11,6 +11,8 @@ import os
 import re
 import sys
 
+import left_out
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "rust"))
 from swigrust import docs as header_docs  # noqa: E402
 from swigrust import tree  # noqa: E402
@@ -33,43 +35,13 @@ ENUMS = {
 ENUM_DOCS = {"kvg_status_code": "kvg_status"}  # the comment is at the typedef; the rule for the others: less "_value"
 
 # Structs that the package shows as Go structs, less the fields that only C needs.
-PUBLIC_STRUCTS = {"kvg_stats": "Stats", "kvg_shape": "Shape"}
+PUBLIC_STRUCTS = {"kvg_stats": "Stats", "kvg_shape": "Shape", "kvg_prefix_stats": "PrefixStats"}
 C_ONLY = {"struct_size", "reserved"}
 
 UPPER = {"IO", "CPU", "CUDA", "K", "V", "Q", "KV", "F32", "F16", "BF16", "FP16", "ID", "OK"}
 
 # Functions that no method of the package is for, and why.
-NOT_BOUND = {
-    "kvg_allocator_init": "the allocator table is left out on purpose",
-    "kvg_runtime_options_init": "the package fills the structs itself; a test compares",
-    "kvg_shape_init": "as above",
-    "kvg_append_desc_init": "as above",
-    "kvg_attend_desc_init": "as above",
-    "kvg_stats_init": "as above",
-    "kvg_save_desc_init": "as above",
-    "kvg_load_desc_init": "as above",
-    "kvg_prefix_stats_init": "as above",
-    "kvg_cache_save_buffer": "files only, so far",
-    "kvg_cache_save_stream": "files only, so far",
-    "kvg_cache_load_buffer": "files only, so far",
-    "kvg_cache_load_stream": "files only, so far",
-    "kvg_cache_extend_buffer": "files only, so far",
-    "kvg_cache_extend_stream": "files only, so far",
-    "kvg_prefix_create": "not yet",
-    "kvg_prefix_destroy": "not yet",
-    "kvg_prefix_insert": "not yet",
-    "kvg_prefix_find": "not yet",
-    "kvg_prefix_clear": "not yet",
-    "kvg_prefix_read_stats": "not yet",
-    "kvg_cache_positions": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_bits": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_append_at": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_observe": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_probe": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_probe_positions": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_next_tokens": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_attend_batch": "a list of handles, for tensors of a device; in host memory a loop costs the same",
-}
+NOT_BOUND = left_out.read("go")
 
 
 def camel(name):
@@ -129,7 +101,7 @@ def raw_types(interface, types, docs):
         out.append("}\n\n")
     out.append("// The names that SWIG's functions use.\ntype (\n")
     out.extend(f"\t{d.name} = {c_camel(d.name)}\n" for d in interface.of(tree.Handle) + interface.of(tree.Struct))
-    out.append("\tuint64_t = uint64\n)\n")
+    out.append("\tuint64_t = uint64\n\tuint32_t = uint32\n\tuint8_t = uint8\n\tfloat = float32\n)\n")
     return "".join(out)
 
 
@@ -147,8 +119,6 @@ def raw_tables(interface):
     out.extend(f'\t"{a.name}": {SIZES[a.type]},\n' for a in interface.of(tree.Alias))
     out.append("}\n\nvar cFunctions = []string{\n")
     out.extend(f'\t"{f.name}",\n' for f in interface.of(tree.Function))
-    out.append("}\n\n// Functions that the package calls nowhere, and why.\nvar notBound = map[string]string{\n")
-    out.extend(f'\t"{name}": "{why}",\n' for name, why in NOT_BOUND.items())
     out.append("}\n")
     return "".join(out)
 
@@ -207,10 +177,10 @@ def renew_comments(folder, interface, docs):
     functions = {f.name for f in interface.of(tree.Function)}
     missing = sorted(functions - named - set(NOT_BOUND))
     if missing:
-        raise SystemExit(f"gogen.py: nothing in {folder} is from {', '.join(missing)}; bind it, or say in NOT_BOUND why not")
+        raise SystemExit(f"gogen.py: nothing in {folder} is from {', '.join(missing)}; bind it, or say in left_out.txt why not")
     stale = sorted(set(NOT_BOUND) - functions) + sorted(set(NOT_BOUND) & named)
     if stale:
-        raise SystemExit(f"gogen.py: NOT_BOUND names {', '.join(stale)}, which is gone or bound")
+        raise SystemExit(f"gogen.py: left_out.txt names {', '.join(stale)}, which is gone or bound")
 
 
 def write(path, text):

@@ -93,7 +93,10 @@
 %typemap(in) S * (S copy), const S * (S copy) %{
   if ($input) {
     (*jenv)->GetByteArrayRegion(jenv, $input, 0, (jsize)sizeof copy, (jbyte *)&copy);
-    if ((*jenv)->ExceptionCheck(jenv)) return $null;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      $cleanup
+      return $null; /* the array is too short */
+    }
     $1 = &copy;
   }
 %}
@@ -134,6 +137,53 @@
 %kvg_java_long_out(size_t, NEEDED)
 %enddef
 
+/* Lists of numbers are arrays, which JNI may copy; no critical sections, for the library calls back. */
+%define %kvg_java_array(TYPE, P, N, MODE, ARRAY, JAVA, ELEMENT, NAME)
+%typemap(jni) (TYPE P, size_t N) #ARRAY
+%typemap(jtype) (TYPE P, size_t N) #JAVA "[]"
+%typemap(jstype) (TYPE P, size_t N) #JAVA "[]"
+%typemap(javain) (TYPE P, size_t N) "$javainput"
+%typemap(in) (TYPE P, size_t N) (ELEMENT *elements = NULL) {
+  $2 = 0;
+  if ($input) {
+    elements = (*jenv)->Get##NAME##ArrayElements(jenv, $input, NULL);
+    if (!elements) {
+      $cleanup
+      return $null; /* an OutOfMemoryError is pending */
+    }
+    $2 = (size_t)(*jenv)->GetArrayLength(jenv, $input);
+  }
+  $1 = ($1_ltype)elements;
+}
+%typemap(argout) (TYPE P, size_t N) ""
+%typemap(freearg) (TYPE P, size_t N) {
+  if (elements$argnum) (*jenv)->Release##NAME##ArrayElements(jenv, $input, elements$argnum, MODE);
+}
+%enddef
+%define %kvg_java_array_of_uint64_t(TYPE, P, N, MODE)
+%kvg_java_array(TYPE, P, N, MODE, jlongArray, long, jlong, Long)
+%enddef
+%define %kvg_java_array_of_uint32_t(TYPE, P, N, MODE)
+%kvg_java_array(TYPE, P, N, MODE, jintArray, int, jint, Int)
+%enddef
+%define %kvg_java_array_of_uint8_t(TYPE, P, N, MODE)
+%kvg_java_array(TYPE, P, N, MODE, jbyteArray, byte, jbyte, Byte)
+%enddef
+%define %kvg_java_array_of_float(TYPE, P, N, MODE)
+%kvg_java_array(TYPE, P, N, MODE, jfloatArray, float, jfloat, Float)
+%enddef
+%define %kvg_list_in(F, T, P, N)
+%kvg_java_array_of_##T(const T *, P, N, JNI_ABORT)
+%enddef
+%define %kvg_list_out(F, T, P, N, NEEDED)
+%kvg_java_array_of_##T(T *, P, N, 0)
+%kvg_java_long_out(size_t, NEEDED)
+%enddef
+/* A handle is a long, and as wide: kvgear_jni.h. */
+%define %kvg_handles_in(F, H, P, N)
+%kvg_java_array(const H *const *, P, N, JNI_ABORT, jlongArray, long, jlong, Long)
+%enddef
+
 %define %kvg_value_out(F, T, P)
 %kvg_java_long_out(T, P)
 %enddef
@@ -147,7 +197,9 @@
 %enddef
 %define %kvg_optional(F, P)
 %enddef
-/* kvgear_jni.c has it. */
 %define %kvg_raw(F)
+%enddef
+/* kvgear_jni.c has them. */
+%define %kvg_calls_back(F)
 %ignore F;
 %enddef

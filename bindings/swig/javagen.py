@@ -11,6 +11,8 @@ import os
 import re
 import sys
 
+import left_out
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "rust"))
 from swigrust import docs as header_docs  # noqa: E402
 from swigrust import tree  # noqa: E402
@@ -33,41 +35,11 @@ ENUMS = {
 ENUM_DOCS = {"kvg_status_code": "kvg_status"}  # the comment is at the typedef; the rule for the others: less "_value"
 
 # Structs that the package shows as records, less the fields that only C needs.
-RECORDS = {"kvg_stats": "Stats", "kvg_shape": "Shape"}
+RECORDS = {"kvg_stats": "Stats", "kvg_shape": "Shape", "kvg_prefix_stats": "PrefixStats"}
 C_ONLY = {"struct_size", "reserved"}
 
 # Functions that no method of the package is for, and why.
-NOT_BOUND = {
-    "kvg_allocator_init": "the allocator table is left out on purpose",
-    "kvg_runtime_options_init": "the package fills the structs itself; a test compares",
-    "kvg_shape_init": "as above",
-    "kvg_append_desc_init": "as above",
-    "kvg_attend_desc_init": "as above",
-    "kvg_stats_init": "as above",
-    "kvg_save_desc_init": "as above",
-    "kvg_load_desc_init": "as above",
-    "kvg_prefix_stats_init": "as above",
-    "kvg_cache_save_buffer": "files only, so far",
-    "kvg_cache_save_stream": "files only, so far",
-    "kvg_cache_load_buffer": "files only, so far",
-    "kvg_cache_load_stream": "files only, so far",
-    "kvg_cache_extend_buffer": "files only, so far",
-    "kvg_cache_extend_stream": "files only, so far",
-    "kvg_prefix_create": "not yet",
-    "kvg_prefix_destroy": "not yet",
-    "kvg_prefix_insert": "not yet",
-    "kvg_prefix_find": "not yet",
-    "kvg_prefix_clear": "not yet",
-    "kvg_prefix_read_stats": "not yet",
-    "kvg_cache_positions": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_bits": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_append_at": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_observe": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_probe": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_probe_positions": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_next_tokens": "takes or gives a list of numbers, which only the C interface has so far",
-    "kvg_cache_attend_batch": "a list of handles, for tensors of a device; in host memory a loop costs the same",
-}
+NOT_BOUND = left_out.read("java")
 
 
 def camel(name):
@@ -171,10 +143,7 @@ def table(interface):
             lines.append(f'"constant {name} " + RawConstants.{name}')
     for a in interface.tree.of(tree.Alias):
         lines.append(f'"scalar {a.name} " + {"Integer" if interface.scalar(a.name, a.name)[1] == 4 else "Long"}.BYTES')
-    out.append(",\n".join(f"          {line}" for line in lines) + ");\n\n")
-    out.append("  /** Functions that the package calls nowhere, because of their allocator or because a test does. */\n")
-    out.append("  static final List<String> NOT_BOUND =\n      List.of(\n")
-    out.append(",\n".join(f'          "{name}"' for name in sorted(NOT_BOUND)) + ");\n\n  private CTable() {}\n}\n")
+    out.append(",\n".join(f"          {line}" for line in lines) + ");\n\n  private CTable() {}\n}\n")
     return "".join(out)
 
 
@@ -259,10 +228,10 @@ def renew_comments(folder, interface):
     known = {f.name for f in interface.tree.of(tree.Function)}
     missing = sorted(known - named - set(NOT_BOUND))
     if missing:
-        raise SystemExit(f"javagen.py: nothing in {folder} is from {', '.join(missing)}; bind it, or say in NOT_BOUND why not")
+        raise SystemExit(f"javagen.py: nothing in {folder} is from {', '.join(missing)}; bind it, or say in left_out.txt why not")
     stale = sorted(set(NOT_BOUND) - known) + sorted(set(NOT_BOUND) & named)
     if stale:
-        raise SystemExit(f"javagen.py: NOT_BOUND names {', '.join(stale)}, which is gone or bound")
+        raise SystemExit(f"javagen.py: left_out.txt names {', '.join(stale)}, which is gone or bound")
 
 
 def write(path, text):

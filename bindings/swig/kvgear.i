@@ -15,7 +15,11 @@
  *   %kvg_value_out(F, T, P)            feature_kvg_value_out           parameter: one result of type T
  *   %kvg_struct_out(F, S, P)           feature_kvg_struct_out          parameter: versioned struct S that is filled
  *   %kvg_optional(F, P)                feature_kvg_optional            parameter: may be NULL
+ *   %kvg_list_in(F, T, P, N)           feature_kvg_list_in_P           parameter: elements of const T *P
+ *   %kvg_list_out(F, T, P, N, NEEDED)  feature_kvg_list_out_P          "N,NEEDED": room in elements of T *P, and result
+ *   %kvg_handles_in(F, H, P, N)        feature_kvg_handles_in_P        parameter: number of handles in const H *const *P
  *   %kvg_raw(F)                        feature_kvg_raw                 wrapped by hand in the idiomatic layer
+ *   %kvg_calls_back(F)                 feature_kvg_raw                 takes a function: by hand in the raw layer too
  *
  * Every function that may fail returns kvg_status and takes kvg_error *err last; no macro is needed for that.
  * A const handle parameter means: safe from any number of threads at once (rule 4 of the header). */
@@ -64,7 +68,19 @@
 %define %kvg_optional(F, P)
 %feature("kvg:optional", #P) F;
 %enddef
+%define %kvg_list_in(F, T, P, N)
+%feature("kvg:list_in_" #P, #N) F;
+%enddef
+%define %kvg_list_out(F, T, P, N, NEEDED)
+%feature("kvg:list_out_" #P, #N "," #NEEDED) F;
+%enddef
+%define %kvg_handles_in(F, H, P, N)
+%feature("kvg:handles_in_" #P, #N) F;
+%enddef
 %define %kvg_raw(F)
+%feature("kvg:raw") F;
+%enddef
+%define %kvg_calls_back(F)
 %feature("kvg:raw") F;
 %enddef
 #endif
@@ -125,19 +141,32 @@
 %kvg_bytes_in(kvg_cache_attend_observe, q, q_bytes)
 %kvg_bytes_out(kvg_cache_attend_observe, out, out_bytes)
 
-/* The log callback: each language has its own way to call back. */
-%kvg_raw(kvg_runtime_set_log)
-/* A list of handles: for hosts whose tensors are of a device. In host memory a loop over caches costs the same. */
+%kvg_bytes_in(kvg_cache_attend_batch, q, q_bytes)
+%kvg_bytes_out(kvg_cache_attend_batch, out, out_bytes)
+%kvg_bytes_out(kvg_cache_save_buffer, data, data_bytes)
+%kvg_optional(kvg_cache_save_buffer, desc)
+%kvg_value_out(kvg_prefix_find, uint64_t, matched)
+%kvg_list_in(kvg_prefix_insert, uint32_t, tokens, tokens_count)
+%kvg_list_in(kvg_prefix_find, uint32_t, tokens, tokens_count)
+%kvg_list_in(kvg_cache_append_at, uint64_t, positions, positions_len)
+%kvg_list_in(kvg_cache_probe, uint64_t, positions, positions_len)
+%kvg_list_in(kvg_cache_observe, float, scores, scores_len)
+%kvg_list_out(kvg_cache_positions, uint64_t, positions, positions_len, needed)
+%kvg_list_out(kvg_cache_probe_positions, uint64_t, positions, positions_len, needed)
+%kvg_list_out(kvg_cache_next_tokens, uint64_t, slots, slots_len, needed)
+%kvg_list_out(kvg_cache_bits, uint8_t, bits, bits_len, needed)
+%kvg_handles_in(kvg_cache_attend_batch, kvg_cache, caches, caches_len)
+
+/* Functions that take functions: each language has its own way to call back. */
+%kvg_calls_back(kvg_runtime_set_log)
+%kvg_calls_back(kvg_cache_save_stream)
+%kvg_calls_back(kvg_cache_load_stream)
+%kvg_calls_back(kvg_cache_extend_stream)
+/* Signatures that do not say all: lists, and results of two parts. */
 %kvg_raw(kvg_cache_attend_batch)
-/* Streams call back too; a buffer that is filled is asked for its length first. */
 %kvg_raw(kvg_cache_save_buffer)
-%kvg_raw(kvg_cache_save_stream)
-%kvg_raw(kvg_cache_load_stream)
-%kvg_raw(kvg_cache_extend_stream)
-/* Slices of numbers. */
 %kvg_raw(kvg_prefix_insert)
 %kvg_raw(kvg_prefix_find)
-/* Lists of numbers. */
 %kvg_raw(kvg_cache_positions)
 %kvg_raw(kvg_cache_bits)
 %kvg_raw(kvg_cache_append_at)

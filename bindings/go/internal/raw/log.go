@@ -29,11 +29,7 @@ type Sink func(level uint32, message string)
 // live until another call has succeeded.
 func KvgRuntimeSetLog(runtime *KvgRuntime, sink cgo.Handle) error {
 	var detail C.kvg_error
-	status := C.kvg_go_set_log((*C.kvg_runtime)(unsafe.Pointer(runtime)), C.uintptr_t(sink), &detail)
-	if status != C.KVG_OK {
-		return &Error{int32(status), C.GoString(&detail.message[0])}
-	}
-	return nil
+	return failed(C.kvg_go_set_log((*C.kvg_runtime)(unsafe.Pointer(runtime)), C.uintptr_t(sink), &detail), &detail)
 }
 
 //export kvgGoLog

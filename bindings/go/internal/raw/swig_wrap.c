@@ -201,7 +201,7 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_3315312808cb4bde(void *_swig_go_0) {
+void _wrap_Swig_free_raw_8d3d62f85e3ef7a3(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -211,7 +211,7 @@ void _wrap_Swig_free_raw_3315312808cb4bde(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_3315312808cb4bde(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_8d3d62f85e3ef7a3(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -224,7 +224,7 @@ void *_wrap_Swig_malloc_raw_3315312808cb4bde(intgo _swig_go_0) {
 }
 
 
-int _wrap_KvgAbiVersion_raw_3315312808cb4bde() {
+int _wrap_KvgAbiVersion_raw_8d3d62f85e3ef7a3() {
   uint32_t result;
   int _swig_go_result;
   
@@ -235,7 +235,7 @@ int _wrap_KvgAbiVersion_raw_3315312808cb4bde() {
 }
 
 
-int _wrap_KvgAbiMin_raw_3315312808cb4bde() {
+int _wrap_KvgAbiMin_raw_8d3d62f85e3ef7a3() {
   uint32_t result;
   int _swig_go_result;
   
@@ -246,7 +246,7 @@ int _wrap_KvgAbiMin_raw_3315312808cb4bde() {
 }
 
 
-char *_wrap_KvgVersionString_raw_3315312808cb4bde() {
+char *_wrap_KvgVersionString_raw_8d3d62f85e3ef7a3() {
   char *result = 0 ;
   char *_swig_go_result;
   
@@ -257,7 +257,7 @@ char *_wrap_KvgVersionString_raw_3315312808cb4bde() {
 }
 
 
-char *_wrap_KvgStatusString_raw_3315312808cb4bde(int _swig_go_0) {
+char *_wrap_KvgStatusString_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
   kvg_status arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -270,7 +270,7 @@ char *_wrap_KvgStatusString_raw_3315312808cb4bde(int _swig_go_0) {
 }
 
 
-void _wrap_KvgAllocatorInit_raw_3315312808cb4bde(kvg_allocator *_swig_go_0) {
+void _wrap_KvgAllocatorInit_raw_8d3d62f85e3ef7a3(kvg_allocator *_swig_go_0) {
   kvg_allocator *arg1 = (kvg_allocator *) 0 ;
   
   arg1 = (kvg_allocator *)_swig_go_0;
@@ -280,7 +280,7 @@ void _wrap_KvgAllocatorInit_raw_3315312808cb4bde(kvg_allocator *_swig_go_0) {
 }
 
 
-void _wrap_KvgRuntimeOptionsInit_raw_3315312808cb4bde(kvg_runtime_options *_swig_go_0) {
+void _wrap_KvgRuntimeOptionsInit_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig_go_0) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   
   arg1 = (kvg_runtime_options *)_swig_go_0;
@@ -290,7 +290,7 @@ void _wrap_KvgRuntimeOptionsInit_raw_3315312808cb4bde(kvg_runtime_options *_swig
 }
 
 
-long long _wrap_KvgRuntimeCreate_raw_3315312808cb4bde(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
+long long _wrap_KvgRuntimeCreate_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   kvg_runtime **arg2 = (kvg_runtime **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -309,7 +309,7 @@ long long _wrap_KvgRuntimeCreate_raw_3315312808cb4bde(kvg_runtime_options *_swig
 }
 
 
-void _wrap_KvgRuntimeDestroy_raw_3315312808cb4bde(kvg_runtime *_swig_go_0) {
+void _wrap_KvgRuntimeDestroy_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   
   arg1 = (kvg_runtime *)_swig_go_0;
@@ -319,7 +319,7 @@ void _wrap_KvgRuntimeDestroy_raw_3315312808cb4bde(kvg_runtime *_swig_go_0) {
 }
 
 
-long long _wrap_KvgRuntimeDescribe_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRuntimeDescribe_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -341,7 +341,7 @@ long long _wrap_KvgRuntimeDescribe_raw_3315312808cb4bde(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgRuntimeMemory_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
+long long _wrap_KvgRuntimeMemory_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t *arg2 = (uint64_t *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -360,7 +360,7 @@ long long _wrap_KvgRuntimeMemory_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, u
 }
 
 
-int _wrap_KvgRecipeCount_raw_3315312808cb4bde() {
+int _wrap_KvgRecipeCount_raw_8d3d62f85e3ef7a3() {
   uint32_t result;
   int _swig_go_result;
   
@@ -371,7 +371,7 @@ int _wrap_KvgRecipeCount_raw_3315312808cb4bde() {
 }
 
 
-char *_wrap_KvgRecipeName_raw_3315312808cb4bde(int _swig_go_0) {
+char *_wrap_KvgRecipeName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -384,7 +384,7 @@ char *_wrap_KvgRecipeName_raw_3315312808cb4bde(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgRecipeSummary_raw_3315312808cb4bde(int _swig_go_0) {
+char *_wrap_KvgRecipeSummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -397,7 +397,7 @@ char *_wrap_KvgRecipeSummary_raw_3315312808cb4bde(int _swig_go_0) {
 }
 
 
-int _wrap_KvgPolicyCount_raw_3315312808cb4bde() {
+int _wrap_KvgPolicyCount_raw_8d3d62f85e3ef7a3() {
   uint32_t result;
   int _swig_go_result;
   
@@ -408,7 +408,7 @@ int _wrap_KvgPolicyCount_raw_3315312808cb4bde() {
 }
 
 
-char *_wrap_KvgPolicyName_raw_3315312808cb4bde(int _swig_go_0) {
+char *_wrap_KvgPolicyName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -421,7 +421,7 @@ char *_wrap_KvgPolicyName_raw_3315312808cb4bde(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgPolicySummary_raw_3315312808cb4bde(int _swig_go_0) {
+char *_wrap_KvgPolicySummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -434,7 +434,7 @@ char *_wrap_KvgPolicySummary_raw_3315312808cb4bde(int _swig_go_0) {
 }
 
 
-long long _wrap_KvgRecipeCanonical_raw_3315312808cb4bde(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRecipeCanonical_raw_8d3d62f85e3ef7a3(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   char *arg1 = (char *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -457,7 +457,7 @@ long long _wrap_KvgRecipeCanonical_raw_3315312808cb4bde(_gostring_ _swig_go_0, _
 }
 
 
-void _wrap_KvgShapeInit_raw_3315312808cb4bde(kvg_shape *_swig_go_0) {
+void _wrap_KvgShapeInit_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   
   arg1 = (kvg_shape *)_swig_go_0;
@@ -467,7 +467,7 @@ void _wrap_KvgShapeInit_raw_3315312808cb4bde(kvg_shape *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanCreate_raw_3315312808cb4bde(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
+long long _wrap_KvgPlanCreate_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_plan **arg3 = (kvg_plan **) 0 ;
@@ -489,7 +489,7 @@ long long _wrap_KvgPlanCreate_raw_3315312808cb4bde(kvg_shape *_swig_go_0, _gostr
 }
 
 
-void _wrap_KvgPlanDestroy_raw_3315312808cb4bde(kvg_plan *_swig_go_0) {
+void _wrap_KvgPlanDestroy_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   
   arg1 = (kvg_plan *)_swig_go_0;
@@ -499,7 +499,7 @@ void _wrap_KvgPlanDestroy_raw_3315312808cb4bde(kvg_plan *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanShape_raw_3315312808cb4bde(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
+long long _wrap_KvgPlanShape_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   kvg_shape *arg2 = (kvg_shape *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -518,7 +518,7 @@ long long _wrap_KvgPlanShape_raw_3315312808cb4bde(kvg_plan *_swig_go_0, kvg_shap
 }
 
 
-long long _wrap_KvgPlanRecipe_raw_3315312808cb4bde(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgPlanRecipe_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   uint32_t arg2 ;
   char *arg3 = (char *) 0 ;
@@ -542,7 +542,7 @@ long long _wrap_KvgPlanRecipe_raw_3315312808cb4bde(kvg_plan *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheCreate_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
+long long _wrap_KvgCacheCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   kvg_cache **arg3 = (kvg_cache **) 0 ;
@@ -563,7 +563,7 @@ long long _wrap_KvgCacheCreate_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, kvg
 }
 
 
-void _wrap_KvgCacheDestroy_raw_3315312808cb4bde(kvg_cache *_swig_go_0) {
+void _wrap_KvgCacheDestroy_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   
   arg1 = (kvg_cache *)_swig_go_0;
@@ -573,7 +573,7 @@ void _wrap_KvgCacheDestroy_raw_3315312808cb4bde(kvg_cache *_swig_go_0) {
 }
 
 
-void _wrap_KvgAppendDescInit_raw_3315312808cb4bde(kvg_append_desc *_swig_go_0) {
+void _wrap_KvgAppendDescInit_raw_8d3d62f85e3ef7a3(kvg_append_desc *_swig_go_0) {
   kvg_append_desc *arg1 = (kvg_append_desc *) 0 ;
   
   arg1 = (kvg_append_desc *)_swig_go_0;
@@ -583,7 +583,7 @@ void _wrap_KvgAppendDescInit_raw_3315312808cb4bde(kvg_append_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAppend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
+long long _wrap_KvgCacheAppend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -610,7 +610,7 @@ long long _wrap_KvgCacheAppend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _
 }
 
 
-void _wrap_KvgAttendDescInit_raw_3315312808cb4bde(kvg_attend_desc *_swig_go_0) {
+void _wrap_KvgAttendDescInit_raw_8d3d62f85e3ef7a3(kvg_attend_desc *_swig_go_0) {
   kvg_attend_desc *arg1 = (kvg_attend_desc *) 0 ;
   
   arg1 = (kvg_attend_desc *)_swig_go_0;
@@ -620,7 +620,7 @@ void _wrap_KvgAttendDescInit_raw_3315312808cb4bde(kvg_attend_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAttend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -647,7 +647,35 @@ long long _wrap_KvgCacheAttend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheRead_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
+long long _wrap_KvgCacheAttendBatch_raw_8d3d62f85e3ef7a3(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+  kvg_cache **arg1 = (kvg_cache **) 0 ;
+  size_t arg2 ;
+  uint32_t arg3 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  void *arg6 = (void *) 0 ;
+  size_t arg7 ;
+  kvg_attend_desc *arg8 = (kvg_attend_desc *) 0 ;
+  kvg_error *arg9 = (kvg_error *) 0 ;
+  kvg_error detail9 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg9 = &detail9;
+  arg1 = (kvg_cache **)_swig_go_0.array; arg2 = (size_t)_swig_go_0.len; 
+  arg3 = (uint32_t)_swig_go_1; 
+  arg4 = _swig_go_2.array; arg5 = (size_t)_swig_go_2.len; 
+  arg6 = _swig_go_3.array; arg7 = (size_t)_swig_go_3.len; 
+  arg8 = (kvg_attend_desc *)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_attend_batch((struct kvg_cache const *const *)arg1,arg2,arg3,(void const *)arg4,arg5,arg6,arg7,(struct kvg_attend_desc const *)arg8,arg9);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg9);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheRead_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -677,7 +705,7 @@ long long _wrap_KvgCacheRead_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheLength_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheLength_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -698,7 +726,7 @@ long long _wrap_KvgCacheLength_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheTruncate_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
+long long _wrap_KvgCacheTruncate_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t arg3 ;
@@ -719,7 +747,7 @@ long long _wrap_KvgCacheTruncate_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheClear_raw_3315312808cb4bde(kvg_cache *_swig_go_0) {
+long long _wrap_KvgCacheClear_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -736,7 +764,7 @@ long long _wrap_KvgCacheClear_raw_3315312808cb4bde(kvg_cache *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheFork_raw_3315312808cb4bde(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
+long long _wrap_KvgCacheFork_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_cache **arg2 = (kvg_cache **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -755,7 +783,7 @@ long long _wrap_KvgCacheFork_raw_3315312808cb4bde(kvg_cache *_swig_go_0, kvg_cac
 }
 
 
-void _wrap_KvgStatsInit_raw_3315312808cb4bde(kvg_stats *_swig_go_0) {
+void _wrap_KvgStatsInit_raw_8d3d62f85e3ef7a3(kvg_stats *_swig_go_0) {
   kvg_stats *arg1 = (kvg_stats *) 0 ;
   
   arg1 = (kvg_stats *)_swig_go_0;
@@ -765,7 +793,7 @@ void _wrap_KvgStatsInit_raw_3315312808cb4bde(kvg_stats *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheStats_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
+long long _wrap_KvgCacheStats_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -788,7 +816,7 @@ long long _wrap_KvgCacheStats_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _s
 }
 
 
-void _wrap_KvgSaveDescInit_raw_3315312808cb4bde(kvg_save_desc *_swig_go_0) {
+void _wrap_KvgSaveDescInit_raw_8d3d62f85e3ef7a3(kvg_save_desc *_swig_go_0) {
   kvg_save_desc *arg1 = (kvg_save_desc *) 0 ;
   
   arg1 = (kvg_save_desc *)_swig_go_0;
@@ -798,7 +826,7 @@ void _wrap_KvgSaveDescInit_raw_3315312808cb4bde(kvg_save_desc *_swig_go_0) {
 }
 
 
-void _wrap_KvgLoadDescInit_raw_3315312808cb4bde(kvg_load_desc *_swig_go_0) {
+void _wrap_KvgLoadDescInit_raw_8d3d62f85e3ef7a3(kvg_load_desc *_swig_go_0) {
   kvg_load_desc *arg1 = (kvg_load_desc *) 0 ;
   
   arg1 = (kvg_load_desc *)_swig_go_0;
@@ -808,7 +836,7 @@ void _wrap_KvgLoadDescInit_raw_3315312808cb4bde(kvg_load_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheSave_raw_3315312808cb4bde(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
+long long _wrap_KvgCacheSave_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_save_desc *arg3 = (kvg_save_desc *) 0 ;
@@ -830,7 +858,31 @@ long long _wrap_KvgCacheSave_raw_3315312808cb4bde(kvg_cache *_swig_go_0, _gostri
 }
 
 
-long long _wrap_KvgCacheLoad_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheSaveBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2, kvg_save_desc *_swig_go_3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  void *arg2 = (void *) 0 ;
+  size_t arg3 ;
+  size_t *arg4 = (size_t *) 0 ;
+  kvg_save_desc *arg5 = (kvg_save_desc *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = _swig_go_1.array; arg3 = (size_t)_swig_go_1.len; 
+  arg4 = (size_t *)_swig_go_2;
+  arg5 = (kvg_save_desc *)_swig_go_3;
+  
+  result = (kvg_status)kvg_cache_save_buffer((struct kvg_cache const *)arg1,arg2,arg3,arg4,(struct kvg_save_desc const *)arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheLoad_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   char *arg3 = (char *) 0 ;
@@ -856,7 +908,7 @@ long long _wrap_KvgCacheLoad_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, kvg_p
 }
 
 
-long long _wrap_KvgCacheLoadBuffer_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheLoadBuffer_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   void *arg3 = (void *) 0 ;
@@ -882,7 +934,7 @@ long long _wrap_KvgCacheLoadBuffer_raw_3315312808cb4bde(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgCacheExtend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_load_desc *arg3 = (kvg_load_desc *) 0 ;
@@ -904,7 +956,7 @@ long long _wrap_KvgCacheExtend_raw_3315312808cb4bde(kvg_cache *_swig_go_0, _gost
 }
 
 
-long long _wrap_KvgCacheExtendBuffer_raw_3315312808cb4bde(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtendBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   void *arg2 = (void *) 0 ;
   size_t arg3 ;
@@ -926,7 +978,7 @@ long long _wrap_KvgCacheExtendBuffer_raw_3315312808cb4bde(kvg_cache *_swig_go_0,
 }
 
 
-long long _wrap_KvgPrefixCreate_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
+long long _wrap_KvgPrefixCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t arg2 ;
   kvg_prefix **arg3 = (kvg_prefix **) 0 ;
@@ -947,7 +999,7 @@ long long _wrap_KvgPrefixCreate_raw_3315312808cb4bde(kvg_runtime *_swig_go_0, lo
 }
 
 
-void _wrap_KvgPrefixDestroy_raw_3315312808cb4bde(kvg_prefix *_swig_go_0) {
+void _wrap_KvgPrefixDestroy_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   
   arg1 = (kvg_prefix *)_swig_go_0;
@@ -957,7 +1009,55 @@ void _wrap_KvgPrefixDestroy_raw_3315312808cb4bde(kvg_prefix *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPrefixClear_raw_3315312808cb4bde(kvg_prefix *_swig_go_0) {
+long long _wrap_KvgPrefixInsert_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, _goslice_ _swig_go_1, kvg_cache *_swig_go_2) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  uint32_t *arg2 = (uint32_t *) 0 ;
+  size_t arg3 ;
+  kvg_cache *arg4 = (kvg_cache *) 0 ;
+  kvg_error *arg5 = (kvg_error *) 0 ;
+  kvg_error detail5 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg5 = &detail5;
+  arg1 = (kvg_prefix *)_swig_go_0;
+  arg2 = (uint32_t *)_swig_go_1.array; arg3 = (size_t)_swig_go_1.len; 
+  arg4 = (kvg_cache *)_swig_go_2;
+  
+  result = (kvg_status)kvg_prefix_insert(arg1,(unsigned int const *)arg2,arg3,(struct kvg_cache const *)arg4,arg5);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg5);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgPrefixFind_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, uint64_t *_swig_go_3, kvg_cache **_swig_go_4) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  uint32_t *arg3 = (uint32_t *) 0 ;
+  size_t arg4 ;
+  uint64_t *arg5 = (uint64_t *) 0 ;
+  kvg_cache **arg6 = (kvg_cache **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg7 = &detail7;
+  arg1 = (kvg_prefix *)_swig_go_0;
+  arg2 = (kvg_plan *)_swig_go_1;
+  arg3 = (uint32_t *)_swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (uint64_t *)_swig_go_3;
+  arg6 = (kvg_cache **)_swig_go_4;
+  
+  result = (kvg_status)kvg_prefix_find(arg1,(struct kvg_plan const *)arg2,(unsigned int const *)arg3,arg4,arg5,arg6,arg7);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg7);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgPrefixClear_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -974,7 +1074,7 @@ long long _wrap_KvgPrefixClear_raw_3315312808cb4bde(kvg_prefix *_swig_go_0) {
 }
 
 
-void _wrap_KvgPrefixStatsInit_raw_3315312808cb4bde(kvg_prefix_stats *_swig_go_0) {
+void _wrap_KvgPrefixStatsInit_raw_8d3d62f85e3ef7a3(kvg_prefix_stats *_swig_go_0) {
   kvg_prefix_stats *arg1 = (kvg_prefix_stats *) 0 ;
   
   arg1 = (kvg_prefix_stats *)_swig_go_0;
@@ -984,7 +1084,7 @@ void _wrap_KvgPrefixStatsInit_raw_3315312808cb4bde(kvg_prefix_stats *_swig_go_0)
 }
 
 
-long long _wrap_KvgPrefixReadStats_raw_3315312808cb4bde(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
+long long _wrap_KvgPrefixReadStats_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_prefix_stats *arg2 = (kvg_prefix_stats *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1003,7 +1103,7 @@ long long _wrap_KvgPrefixReadStats_raw_3315312808cb4bde(kvg_prefix *_swig_go_0, 
 }
 
 
-long long _wrap_KvgCacheHeld_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheHeld_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -1024,7 +1124,59 @@ long long _wrap_KvgCacheHeld_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheSelect_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1) {
+long long _wrap_KvgCachePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint32_t arg3 ;
+  uint64_t *arg4 = (uint64_t *) 0 ;
+  size_t arg5 ;
+  size_t *arg6 = (size_t *) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg7 = &detail7;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (uint32_t)_swig_go_2; 
+  arg4 = (uint64_t *)_swig_go_3.array; arg5 = (size_t)_swig_go_3.len; 
+  arg6 = (size_t *)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_positions((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6,arg7);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg7);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheBits_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  kvg_side arg3 ;
+  uint8_t *arg4 = (uint8_t *) 0 ;
+  size_t arg5 ;
+  size_t *arg6 = (size_t *) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg7 = &detail7;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (kvg_side)_swig_go_2; 
+  arg4 = (uint8_t *)_swig_go_3.array; arg5 = (size_t)_swig_go_3.len; 
+  arg6 = (size_t *)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_bits((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6,arg7);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg7);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheSelect_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1043,7 +1195,112 @@ long long _wrap_KvgCacheSelect_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheAttendObserve_raw_3315312808cb4bde(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAppendAt_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, _goslice_ _swig_go_4, kvg_append_desc *_swig_go_5) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  void *arg5 = (void *) 0 ;
+  size_t arg6 ;
+  uint64_t *arg7 = (uint64_t *) 0 ;
+  size_t arg8 ;
+  kvg_append_desc *arg9 = (kvg_append_desc *) 0 ;
+  kvg_error *arg10 = (kvg_error *) 0 ;
+  kvg_error detail10 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg10 = &detail10;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = _swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = _swig_go_3.array; arg6 = (size_t)_swig_go_3.len; 
+  arg7 = (uint64_t *)_swig_go_4.array; arg8 = (size_t)_swig_go_4.len; 
+  arg9 = (kvg_append_desc *)_swig_go_5;
+  
+  result = (kvg_status)kvg_cache_append_at(arg1,arg2,(void const *)arg3,arg4,(void const *)arg5,arg6,(unsigned long const *)arg7,arg8,(struct kvg_append_desc const *)arg9,arg10);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg10);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long _swig_go_3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  float *arg3 = (float *) 0 ;
+  size_t arg4 ;
+  uint64_t arg5 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (float *)_swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (uint64_t)_swig_go_3; 
+  
+  result = (kvg_status)kvg_cache_observe(arg1,arg2,(float const *)arg3,arg4,arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheProbe_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  uint64_t *arg5 = (uint64_t *) 0 ;
+  size_t arg6 ;
+  kvg_attend_desc *arg7 = (kvg_attend_desc *) 0 ;
+  kvg_error *arg8 = (kvg_error *) 0 ;
+  kvg_error detail8 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg8 = &detail8;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = _swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (uint64_t *)_swig_go_3.array; arg6 = (size_t)_swig_go_3.len; 
+  arg7 = (kvg_attend_desc *)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_probe(arg1,arg2,(void const *)arg3,arg4,(unsigned long const *)arg5,arg6,(struct kvg_attend_desc const *)arg7,arg8);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg8);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheProbePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint64_t *arg3 = (uint64_t *) 0 ;
+  size_t arg4 ;
+  size_t *arg5 = (size_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (uint64_t *)_swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (size_t *)_swig_go_3;
+  
+  result = (kvg_status)kvg_cache_probe_positions((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheAttendObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1066,6 +1323,30 @@ long long _wrap_KvgCacheAttendObserve_raw_3315312808cb4bde(kvg_cache *_swig_go_0
   result = (kvg_status)kvg_cache_attend_observe(arg1,arg2,(void const *)arg3,arg4,arg5,arg6,(struct kvg_attend_desc const *)arg7,arg8);
   _swig_go_result = 0;
   if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg8);
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgCacheNextTokens_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint64_t *arg3 = (uint64_t *) 0 ;
+  size_t arg4 ;
+  size_t *arg5 = (size_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (uint64_t *)_swig_go_2.array; arg4 = (size_t)_swig_go_2.len; 
+  arg5 = (size_t *)_swig_go_3;
+  
+  result = (kvg_status)kvg_cache_next_tokens((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
   return _swig_go_result;
 }
 

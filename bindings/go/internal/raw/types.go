@@ -206,4 +206,7 @@ type (
 	kvg_load_desc       = KvgLoadDesc
 	kvg_prefix_stats    = KvgPrefixStats
 	uint64_t            = uint64
+	uint32_t            = uint32
+	uint8_t             = uint8
+	float               = float32
 )

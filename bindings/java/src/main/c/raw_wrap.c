@@ -275,7 +275,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1allocator_1init(JNI
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -296,7 +298,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1runtime_1options_1i
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -323,7 +327,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1runtime_1create(JNI
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -566,7 +572,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1shape_1init(JNIEnv 
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -595,7 +603,12 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1create(JNIEnv
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -653,7 +666,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1shape(JNIEnv 
 
   if (jarg2) {
     (*jenv)->GetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg2 = &copy2;
   }
 
@@ -755,7 +770,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1append_1desc_1init(
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -792,7 +809,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1append(JNIEn
 
   if (jarg7) {
     (*jenv)->GetByteArrayRegion(jenv, jarg7, 0, (jsize)sizeof copy7, (jbyte *)&copy7);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg7 = &copy7;
   }
 
@@ -812,7 +831,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1attend_1desc_1init(
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -849,13 +870,79 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1attend(JNIEn
 
   if (jarg7) {
     (*jenv)->GetByteArrayRegion(jenv, jarg7, 0, (jsize)sizeof copy7, (jbyte *)&copy7);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg7 = &copy7;
   }
 
   result = (kvg_status)kvg_cache_attend((struct kvg_cache const *)arg1,arg2,(void const *)arg3,arg4,arg5,arg6,(struct kvg_attend_desc const *)arg7,arg8);
 
   if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_attend", result, arg8->message);
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1attend_1batch(JNIEnv *jenv, jclass jcls, jlongArray jarg1, jint jarg3, jlong jarg4, jlong jarg5, jlong jarg6, jlong jarg7, jbyteArray jarg8) {
+  kvg_cache **arg1 = (kvg_cache **) 0 ;
+  size_t arg2 ;
+  uint32_t arg3 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  void *arg6 = (void *) 0 ;
+  size_t arg7 ;
+  kvg_attend_desc *arg8 = (kvg_attend_desc *) 0 ;
+  kvg_error *arg9 = (kvg_error *) 0 ;
+  jlong *elements1 = NULL ;
+  kvg_attend_desc copy8 ;
+  kvg_error detail9 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg9 = &detail9;
+  {
+    arg2 = 0;
+    if (jarg1) {
+      elements1 = (*jenv)->GetLongArrayElements(jenv, jarg1, NULL);
+      if (!elements1) {
+        {
+          if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+        }
+
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg2 = (size_t)(*jenv)->GetArrayLength(jenv, jarg1);
+    }
+    arg1 = (kvg_cache **)elements1;
+  }
+  arg3 = (uint32_t)jarg3;
+  arg4 = (void *)(intptr_t)jarg4;
+  arg5 = (size_t)jarg5;
+  arg6 = (void *)(intptr_t)jarg6;
+  arg7 = (size_t)jarg7;
+
+  if (jarg8) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg8, 0, (jsize)sizeof copy8, (jbyte *)&copy8);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      {
+        if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+      }
+
+
+      return ; /* the array is too short */
+    }
+    arg8 = &copy8;
+  }
+
+  result = (kvg_status)kvg_cache_attend_batch((struct kvg_cache const *const *)arg1,arg2,arg3,(void const *)arg4,arg5,arg6,arg7,(struct kvg_attend_desc const *)arg8,arg9);
+
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_attend_batch", result, arg9->message);
+  {
+    if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+  }
 
 }
 
@@ -982,7 +1069,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1stats_1init(JNIEnv 
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -1013,7 +1102,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1stats(JNIEnv
 
   if (jarg4) {
     (*jenv)->GetByteArrayRegion(jenv, jarg4, 0, (jsize)sizeof copy4, (jbyte *)&copy4);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg4 = &copy4;
   }
 
@@ -1035,7 +1126,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1save_1desc_1init(JN
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -1056,7 +1149,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1load_1desc_1init(JN
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -1098,7 +1193,13 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1save(JNIEnv 
 
   if (jarg3) {
     (*jenv)->GetByteArrayRegion(jenv, jarg3, 0, (jsize)sizeof copy3, (jbyte *)&copy3);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+
+      return ; /* the array is too short */
+    }
     arg3 = &copy3;
   }
 
@@ -1108,6 +1209,47 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1save(JNIEnv 
 
   if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
 
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1save_1buffer(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jlong jarg3, jlongArray jarg4, jbyteArray jarg5) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  void *arg2 = (void *) 0 ;
+  size_t arg3 ;
+  size_t *arg4 = (size_t *) 0 ;
+  kvg_save_desc *arg5 = (kvg_save_desc *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  size_t value4 = 0 ;
+  kvg_save_desc copy5 ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (void *)(intptr_t)jarg2;
+  arg3 = (size_t)jarg3;
+  arg4 = &value4;
+
+  if (jarg5) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg5, 0, (jsize)sizeof copy5, (jbyte *)&copy5);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
+    arg5 = &copy5;
+  }
+
+  result = (kvg_status)kvg_cache_save_buffer((struct kvg_cache const *)arg1,arg2,arg3,arg4,(struct kvg_save_desc const *)arg5,arg6);
+
+  {
+    const jlong stored = (jlong)(intptr_t)value4;
+    (*jenv)->SetLongArrayRegion(jenv, jarg4, 0, 1, &stored);
+  }
+
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_save_buffer", result, arg6->message);
 
 }
 
@@ -1146,7 +1288,13 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1load(JNIEnv 
 
   if (jarg4) {
     (*jenv)->GetByteArrayRegion(jenv, jarg4, 0, (jsize)sizeof copy4, (jbyte *)&copy4);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+
+      return ; /* the array is too short */
+    }
     arg4 = &copy4;
   }
 
@@ -1190,7 +1338,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1load_1buffer
 
   if (jarg5) {
     (*jenv)->GetByteArrayRegion(jenv, jarg5, 0, (jsize)sizeof copy5, (jbyte *)&copy5);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg5 = &copy5;
   }
 
@@ -1238,7 +1388,13 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1extend(JNIEn
 
   if (jarg3) {
     (*jenv)->GetByteArrayRegion(jenv, jarg3, 0, (jsize)sizeof copy3, (jbyte *)&copy3);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      if (text2) (*jenv)->ReleaseByteArrayElements(jenv, jarg2, text2, JNI_ABORT);
+
+
+
+      return ; /* the array is too short */
+    }
     arg3 = &copy3;
   }
 
@@ -1271,7 +1427,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1extend_1buff
 
   if (jarg4) {
     (*jenv)->GetByteArrayRegion(jenv, jarg4, 0, (jsize)sizeof copy4, (jbyte *)&copy4);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg4 = &copy4;
   }
 
@@ -1318,6 +1476,102 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1destroy(JNI
 }
 
 
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1insert(JNIEnv *jenv, jclass jcls, jlong jarg1, jintArray jarg2, jlong jarg4) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  uint32_t *arg2 = (uint32_t *) 0 ;
+  size_t arg3 ;
+  kvg_cache *arg4 = (kvg_cache *) 0 ;
+  kvg_error *arg5 = (kvg_error *) 0 ;
+  jint *elements2 = NULL ;
+  kvg_error detail5 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg5 = &detail5;
+  arg1 = (kvg_prefix *)(intptr_t)jarg1;
+  {
+    arg3 = 0;
+    if (jarg2) {
+      elements2 = (*jenv)->GetIntArrayElements(jenv, jarg2, NULL);
+      if (!elements2) {
+        {
+          if (elements2) (*jenv)->ReleaseIntArrayElements(jenv, jarg2, elements2, JNI_ABORT);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg3 = (size_t)(*jenv)->GetArrayLength(jenv, jarg2);
+    }
+    arg2 = (uint32_t *)elements2;
+  }
+  arg4 = (kvg_cache *)(intptr_t)jarg4;
+  result = (kvg_status)kvg_prefix_insert(arg1,(unsigned int const *)arg2,arg3,(struct kvg_cache const *)arg4,arg5);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_insert", result, arg5->message);
+  {
+    if (elements2) (*jenv)->ReleaseIntArrayElements(jenv, jarg2, elements2, JNI_ABORT);
+  }
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1find(JNIEnv *jenv, jclass jcls, jlong jarg1, jlong jarg2, jintArray jarg3, jlongArray jarg5, jlongArray jarg6) {
+  kvg_prefix *arg1 = (kvg_prefix *) 0 ;
+  kvg_plan *arg2 = (kvg_plan *) 0 ;
+  uint32_t *arg3 = (uint32_t *) 0 ;
+  size_t arg4 ;
+  uint64_t *arg5 = (uint64_t *) 0 ;
+  kvg_cache **arg6 = (kvg_cache **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  jint *elements3 = NULL ;
+  uint64_t value5 = 0 ;
+  kvg_cache *value6 = 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg7 = &detail7;
+  arg1 = (kvg_prefix *)(intptr_t)jarg1;
+  arg2 = (kvg_plan *)(intptr_t)jarg2;
+  {
+    arg4 = 0;
+    if (jarg3) {
+      elements3 = (*jenv)->GetIntArrayElements(jenv, jarg3, NULL);
+      if (!elements3) {
+        {
+          if (elements3) (*jenv)->ReleaseIntArrayElements(jenv, jarg3, elements3, JNI_ABORT);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg4 = (size_t)(*jenv)->GetArrayLength(jenv, jarg3);
+    }
+    arg3 = (uint32_t *)elements3;
+  }
+  arg5 = &value5;
+  arg6 = &value6;
+  result = (kvg_status)kvg_prefix_find(arg1,(struct kvg_plan const *)arg2,(unsigned int const *)arg3,arg4,arg5,arg6,arg7);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value5;
+    (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &stored);
+  }
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value6;
+    (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_prefix_find", result, arg7->message);
+  {
+    if (elements3) (*jenv)->ReleaseIntArrayElements(jenv, jarg3, elements3, JNI_ABORT);
+  }
+}
+
+
 SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1clear(JNIEnv *jenv, jclass jcls, jlong jarg1) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
@@ -1342,7 +1596,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1stats_1init
 
   if (jarg1) {
     (*jenv)->GetByteArrayRegion(jenv, jarg1, 0, (jsize)sizeof copy1, (jbyte *)&copy1);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg1 = &copy1;
   }
 
@@ -1369,7 +1625,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1prefix_1read_1stats
 
   if (jarg2) {
     (*jenv)->GetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg2 = &copy2;
   }
 
@@ -1408,6 +1666,106 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1held(JNIEnv 
 }
 
 
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1positions(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jint jarg3, jlongArray jarg4, jlongArray jarg6) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint32_t arg3 ;
+  uint64_t *arg4 = (uint64_t *) 0 ;
+  size_t arg5 ;
+  size_t *arg6 = (size_t *) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  jlong *elements4 = NULL ;
+  size_t value6 = 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg7 = &detail7;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (uint32_t)jarg3;
+  {
+    arg5 = 0;
+    if (jarg4) {
+      elements4 = (*jenv)->GetLongArrayElements(jenv, jarg4, NULL);
+      if (!elements4) {
+        {
+          if (elements4) (*jenv)->ReleaseLongArrayElements(jenv, jarg4, elements4, 0);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg5 = (size_t)(*jenv)->GetArrayLength(jenv, jarg4);
+    }
+    arg4 = (uint64_t *)elements4;
+  }
+  arg6 = &value6;
+  result = (kvg_status)kvg_cache_positions((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6,arg7);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value6;
+    (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_positions", result, arg7->message);
+  {
+    if (elements4) (*jenv)->ReleaseLongArrayElements(jenv, jarg4, elements4, 0);
+  }
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1bits(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jint jarg3, jbyteArray jarg4, jlongArray jarg6) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  kvg_side arg3 ;
+  uint8_t *arg4 = (uint8_t *) 0 ;
+  size_t arg5 ;
+  size_t *arg6 = (size_t *) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  jbyte *elements4 = NULL ;
+  size_t value6 = 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg7 = &detail7;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (kvg_side)jarg3;
+  {
+    arg5 = 0;
+    if (jarg4) {
+      elements4 = (*jenv)->GetByteArrayElements(jenv, jarg4, NULL);
+      if (!elements4) {
+        {
+          if (elements4) (*jenv)->ReleaseByteArrayElements(jenv, jarg4, elements4, 0);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg5 = (size_t)(*jenv)->GetArrayLength(jenv, jarg4);
+    }
+    arg4 = (uint8_t *)elements4;
+  }
+  arg6 = &value6;
+  result = (kvg_status)kvg_cache_bits((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6,arg7);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value6;
+    (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_bits", result, arg7->message);
+  {
+    if (elements4) (*jenv)->ReleaseByteArrayElements(jenv, jarg4, elements4, 0);
+  }
+}
+
+
 SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1select(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
@@ -1422,6 +1780,223 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1select(JNIEn
   arg2 = (uint32_t)jarg2;
   result = (kvg_status)kvg_cache_select(arg1,arg2,arg3);
   if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_select", result, arg3->message);
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1append_1at(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlong jarg3, jlong jarg4, jlong jarg5, jlong jarg6, jlongArray jarg7, jbyteArray jarg9) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  void *arg5 = (void *) 0 ;
+  size_t arg6 ;
+  uint64_t *arg7 = (uint64_t *) 0 ;
+  size_t arg8 ;
+  kvg_append_desc *arg9 = (kvg_append_desc *) 0 ;
+  kvg_error *arg10 = (kvg_error *) 0 ;
+  jlong *elements7 = NULL ;
+  kvg_append_desc copy9 ;
+  kvg_error detail10 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg10 = &detail10;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (void *)(intptr_t)jarg3;
+  arg4 = (size_t)jarg4;
+  arg5 = (void *)(intptr_t)jarg5;
+  arg6 = (size_t)jarg6;
+  {
+    arg8 = 0;
+    if (jarg7) {
+      elements7 = (*jenv)->GetLongArrayElements(jenv, jarg7, NULL);
+      if (!elements7) {
+        {
+          if (elements7) (*jenv)->ReleaseLongArrayElements(jenv, jarg7, elements7, JNI_ABORT);
+        }
+
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg8 = (size_t)(*jenv)->GetArrayLength(jenv, jarg7);
+    }
+    arg7 = (uint64_t *)elements7;
+  }
+
+  if (jarg9) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg9, 0, (jsize)sizeof copy9, (jbyte *)&copy9);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      {
+        if (elements7) (*jenv)->ReleaseLongArrayElements(jenv, jarg7, elements7, JNI_ABORT);
+      }
+
+
+      return ; /* the array is too short */
+    }
+    arg9 = &copy9;
+  }
+
+  result = (kvg_status)kvg_cache_append_at(arg1,arg2,(void const *)arg3,arg4,(void const *)arg5,arg6,(unsigned long const *)arg7,arg8,(struct kvg_append_desc const *)arg9,arg10);
+
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_append_at", result, arg10->message);
+  {
+    if (elements7) (*jenv)->ReleaseLongArrayElements(jenv, jarg7, elements7, JNI_ABORT);
+  }
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1observe(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jfloatArray jarg3, jlong jarg5) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  float *arg3 = (float *) 0 ;
+  size_t arg4 ;
+  uint64_t arg5 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  jfloat *elements3 = NULL ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  {
+    arg4 = 0;
+    if (jarg3) {
+      elements3 = (*jenv)->GetFloatArrayElements(jenv, jarg3, NULL);
+      if (!elements3) {
+        {
+          if (elements3) (*jenv)->ReleaseFloatArrayElements(jenv, jarg3, elements3, JNI_ABORT);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg4 = (size_t)(*jenv)->GetArrayLength(jenv, jarg3);
+    }
+    arg3 = (float *)elements3;
+  }
+  arg5 = (uint64_t)jarg5;
+  result = (kvg_status)kvg_cache_observe(arg1,arg2,(float const *)arg3,arg4,arg5,arg6);
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_observe", result, arg6->message);
+  {
+    if (elements3) (*jenv)->ReleaseFloatArrayElements(jenv, jarg3, elements3, JNI_ABORT);
+  }
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1probe(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlong jarg3, jlong jarg4, jlongArray jarg5, jbyteArray jarg7) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  void *arg3 = (void *) 0 ;
+  size_t arg4 ;
+  uint64_t *arg5 = (uint64_t *) 0 ;
+  size_t arg6 ;
+  kvg_attend_desc *arg7 = (kvg_attend_desc *) 0 ;
+  kvg_error *arg8 = (kvg_error *) 0 ;
+  jlong *elements5 = NULL ;
+  kvg_attend_desc copy7 ;
+  kvg_error detail8 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg8 = &detail8;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (void *)(intptr_t)jarg3;
+  arg4 = (size_t)jarg4;
+  {
+    arg6 = 0;
+    if (jarg5) {
+      elements5 = (*jenv)->GetLongArrayElements(jenv, jarg5, NULL);
+      if (!elements5) {
+        {
+          if (elements5) (*jenv)->ReleaseLongArrayElements(jenv, jarg5, elements5, JNI_ABORT);
+        }
+
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg6 = (size_t)(*jenv)->GetArrayLength(jenv, jarg5);
+    }
+    arg5 = (uint64_t *)elements5;
+  }
+
+  if (jarg7) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg7, 0, (jsize)sizeof copy7, (jbyte *)&copy7);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      {
+        if (elements5) (*jenv)->ReleaseLongArrayElements(jenv, jarg5, elements5, JNI_ABORT);
+      }
+
+
+      return ; /* the array is too short */
+    }
+    arg7 = &copy7;
+  }
+
+  result = (kvg_status)kvg_cache_probe(arg1,arg2,(void const *)arg3,arg4,(unsigned long const *)arg5,arg6,(struct kvg_attend_desc const *)arg7,arg8);
+
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_probe", result, arg8->message);
+  {
+    if (elements5) (*jenv)->ReleaseLongArrayElements(jenv, jarg5, elements5, JNI_ABORT);
+  }
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1probe_1positions(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlongArray jarg3, jlongArray jarg5) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint64_t *arg3 = (uint64_t *) 0 ;
+  size_t arg4 ;
+  size_t *arg5 = (size_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  jlong *elements3 = NULL ;
+  size_t value5 = 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  {
+    arg4 = 0;
+    if (jarg3) {
+      elements3 = (*jenv)->GetLongArrayElements(jenv, jarg3, NULL);
+      if (!elements3) {
+        {
+          if (elements3) (*jenv)->ReleaseLongArrayElements(jenv, jarg3, elements3, 0);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg4 = (size_t)(*jenv)->GetArrayLength(jenv, jarg3);
+    }
+    arg3 = (uint64_t *)elements3;
+  }
+  arg5 = &value5;
+  result = (kvg_status)kvg_cache_probe_positions((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value5;
+    (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_probe_positions", result, arg6->message);
+  {
+    if (elements3) (*jenv)->ReleaseLongArrayElements(jenv, jarg3, elements3, 0);
+  }
 }
 
 
@@ -1450,7 +2025,9 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1attend_1obse
 
   if (jarg7) {
     (*jenv)->GetByteArrayRegion(jenv, jarg7, 0, (jsize)sizeof copy7, (jbyte *)&copy7);
-    if ((*jenv)->ExceptionCheck(jenv)) return ;
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      return ; /* the array is too short */
+    }
     arg7 = &copy7;
   }
 
@@ -1458,6 +2035,54 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1attend_1obse
 
   if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_attend_observe", result, arg8->message);
 
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1next_1tokens(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jlongArray jarg3, jlongArray jarg5) {
+  kvg_cache *arg1 = (kvg_cache *) 0 ;
+  uint32_t arg2 ;
+  uint64_t *arg3 = (uint64_t *) 0 ;
+  size_t arg4 ;
+  size_t *arg5 = (size_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  jlong *elements3 = NULL ;
+  size_t value5 = 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_cache *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  {
+    arg4 = 0;
+    if (jarg3) {
+      elements3 = (*jenv)->GetLongArrayElements(jenv, jarg3, NULL);
+      if (!elements3) {
+        {
+          if (elements3) (*jenv)->ReleaseLongArrayElements(jenv, jarg3, elements3, 0);
+        }
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg4 = (size_t)(*jenv)->GetArrayLength(jenv, jarg3);
+    }
+    arg3 = (uint64_t *)elements3;
+  }
+  arg5 = &value5;
+  result = (kvg_status)kvg_cache_next_tokens((struct kvg_cache const *)arg1,arg2,arg3,arg4,arg5,arg6);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value5;
+    (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_next_tokens", result, arg6->message);
+  {
+    if (elements3) (*jenv)->ReleaseLongArrayElements(jenv, jarg3, elements3, 0);
+  }
 }
 
 

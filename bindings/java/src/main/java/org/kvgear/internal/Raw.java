@@ -222,6 +222,19 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_attend(long cache, int layer, long q, long q_bytes, long out, long out_bytes, byte[] desc) { RawJNI.kvg_cache_attend(cache, layer, q, q_bytes, out, out_bytes, desc); }
 
   /**
+   * kvg_cache_attend for one layer of several caches in one call, each with its own number of tokens.<br>
+   * The caches must be of one runtime and one shape; their recipes may differ, and a cache may come<br>
+   * more than once. Each result has the bits that a call for its cache alone would give.<br>
+   * Cost: O(tokens of all caches); no memory is kept.<br>
+   * @param caches     the caches; 0 of them do nothing<br>
+   * @param caches_len how many<br>
+   * @param q          queries, [caches_len * queries, q_heads, head_dim]: query i of cache c is row<br>
+   *                   c * queries + i. Strides as in kvg_cache_attend, from row to row.<br>
+   * @param out        results in the same order, likewise
+   */
+  public static void kvg_cache_attend_batch(long[] caches, int layer, long q, long q_bytes, long out, long out_bytes, byte[] desc) { RawJNI.kvg_cache_attend_batch(caches, layer, q, q_bytes, out, out_bytes, desc); }
+
+  /**
    * Reads tokens first_token to first_token + tokens - 1 of K or V back, decompressed, as<br>
    * [tokens, kv_heads, head_dim], contiguous, of `dtype`. Cost: O(tokens).
    */
@@ -290,6 +303,13 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_save(long cache, byte[] path, byte[] desc) { RawJNI.kvg_cache_save(cache, path, desc); }
 
   /**
+   * The same into a buffer. KVG_E_BUFFER_TOO_SMALL if it is too short; what it holds then is undefined.<br>
+   * To ask only for the needed length pass data_bytes 0.<br>
+   * @param needed  bytes of the saved cache; may be NULL
+   */
+  public static void kvg_cache_save_buffer(long cache, long data, long data_bytes, long[] needed, byte[] desc) { RawJNI.kvg_cache_save_buffer(cache, data, data_bytes, needed, desc); }
+
+  /**
    * Makes a cache of a saved one. Layers that were not saved are empty. The cache answers with the same<br>
    * bits as the saved one, and goes on like it.<br>
    * Cost: O(tokens); with `map` and `trust` one small step per sealed segment.<br>
@@ -332,6 +352,25 @@ public final class Raw implements RawConstants {
   }
 
   /**
+   * Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the<br>
+   * budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache<br>
+   * does not fit by itself.<br>
+   * Cost: O(segments + tokens).<br>
+   * @param tokens    ids of all tokens in every layer of the cache
+   */
+  public static void kvg_prefix_insert(long prefix, int[] tokens, long cache) { RawJNI.kvg_prefix_insert(prefix, tokens, cache); }
+
+  /**
+   * Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it<br>
+   * that holds just that beginning, cut to the nearest length below where an exact cut is possible.<br>
+   * Cost: O(tokens * log(entries)).<br>
+   * @param plan          only caches of this plan are considered<br>
+   * @param matched  tokens that the fork holds; 0 if nothing was found<br>
+   * @param out      the fork, or NULL. Destroy with kvg_cache_destroy.
+   */
+  public static void kvg_prefix_find(long prefix, long plan, int[] tokens, long[] matched, long[] out) { RawJNI.kvg_prefix_find(prefix, plan, tokens, matched, out); }
+
+  /**
    *  Drops all stored caches.
    */
   public static void kvg_prefix_clear(long prefix) { RawJNI.kvg_prefix_clear(prefix); }
@@ -354,14 +393,74 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_held(long cache, int layer, long[] slots) { RawJNI.kvg_cache_held(cache, layer, slots); }
 
   /**
+   * Writes the original position of the token in each slot of one KV head, in the order in which<br>
+   * kvg_cache_read returns them: ascending, but that sinks come behind what is compressed, and that a<br>
+   * run compressed in tiers lists one tier after the other.<br>
+   * @param positions_len  slots that there is room for; 0 asks for the number alone<br>
+   * @param needed         slots of the layer; may be NULL
+   */
+  public static void kvg_cache_positions(long cache, int layer, int kv_head, long[] positions, long[] needed) { RawJNI.kvg_cache_positions(cache, layer, kv_head, positions, needed); }
+
+  /**
+   * Writes the class of each slot of K or V: the bits of its codes, 16 where it is not compressed.<br>
+   * Buffer rules as in kvg_cache_positions.
+   */
+  public static void kvg_cache_bits(long cache, int layer, int side, byte[] bits, long[] needed) { RawJNI.kvg_cache_bits(cache, layer, side, bits, needed); }
+
+  /**
    * Ends the prompt of a layer, or of KVG_ALL_LAYERS (all of them or none), and lets its policy act if<br>
    * it is due. Does nothing on layers that keep all tokens.
    */
   public static void kvg_cache_select(long cache, int layer) { RawJNI.kvg_cache_select(cache, layer); }
 
   /**
+   * As kvg_cache_append, for tokens at given positions: of a prompt that was pruned on its way through<br>
+   * the layers (see kvg_cache_next_tokens). Positions in between count as evicted. KVG_E_STATE on a<br>
+   * layer that keeps all tokens.<br>
+   * @param positions      ascending, beyond all that the layer has seen, below 2^32 - 1<br>
+   * @param positions_len  desc-&gt;tokens
+   */
+  public static void kvg_cache_append_at(long cache, int layer, long k, long k_bytes, long v, long v_bytes, long[] positions, byte[] desc) { RawJNI.kvg_cache_append_at(cache, layer, k, k_bytes, v, v_bytes, positions, desc); }
+
+  /**
+   * Gives a layer scores: for each KV head and slot the attention weights that the slot got, averaged<br>
+   * over the query heads of the KV head and summed over query rows.<br>
+   * @param scores      float32 [kv_heads][slots], not negative, finite<br>
+   * @param scores_len  kv_heads * slots<br>
+   * @param rows        how many query rows were summed; the newest. For a policy that reads only the<br>
+   *                    newest row, 1
+   */
+  public static void kvg_cache_observe(long cache, int layer, float[] scores, long rows) { RawJNI.kvg_cache_observe(cache, layer, scores, rows); }
+
+  /**
+   * Lets the library work scores out from queries of tokens appended before. Cost: O(queries * slots)<br>
+   * time, no matrix of that size. Rows that the policy does not read are passed over; without any<br>
+   * use for scores nothing is done.<br>
+   * @param q              queries as in kvg_cache_attend; of `desc` the fields that concern q, scale and<br>
+   *                       logit_softcap are read; desc-&gt;queries rows<br>
+   * @param positions      of the token of each query, not descending<br>
+   * @param positions_len  desc-&gt;queries
+   */
+  public static void kvg_cache_probe(long cache, int layer, long q, long q_bytes, long[] positions, byte[] desc) { RawJNI.kvg_cache_probe(cache, layer, q, q_bytes, positions, desc); }
+
+  /**
+   * Writes the positions whose queries the layer's policy wants kvg_cache_probe to see before it acts:<br>
+   * for example the newest 64, or 5 % newest and 5 % drawn at random (from a fixed seed). None where it<br>
+   * has no use for scores. Buffer rules as in kvg_cache_positions.
+   */
+  public static void kvg_cache_probe_positions(long cache, int layer, long[] positions, long[] needed) { RawJNI.kvg_cache_probe_positions(cache, layer, positions, needed); }
+
+  /**
    * As kvg_cache_attend, and gives the layer the scores of these queries, if it has use for scores.
    */
   public static void kvg_cache_attend_observe(long cache, int layer, long q, long q_bytes, long out, long out_bytes, byte[] desc) { RawJNI.kvg_cache_attend_observe(cache, layer, q, q_bytes, out, out_bytes, desc); }
+
+  /**
+   * Writes which slots of a layer's prompt go on to the next layer, ascending (PyramidInfer): the<br>
+   * caller gathers the hidden states of these tokens, and appends them to the next layer with<br>
+   * kvg_cache_append_at. All of them on a layer that keeps all tokens. Buffer rules as in<br>
+   * kvg_cache_positions.
+   */
+  public static void kvg_cache_next_tokens(long cache, int layer, long[] slots, long[] needed) { RawJNI.kvg_cache_next_tokens(cache, layer, slots, needed); }
 
 }

@@ -37,6 +37,7 @@ final class RawJNI {
   public final static native void kvg_cache_append(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
   public final static native void kvg_attend_desc_init(byte[] jarg1);
   public final static native void kvg_cache_attend(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
+  public final static native void kvg_cache_attend_batch(long[] jarg1, int jarg3, long jarg4, long jarg5, long jarg6, long jarg7, byte[] jarg8);
   public final static native void kvg_cache_read(long jarg1, int jarg2, int jarg3, long jarg4, long jarg5, int jarg6, long jarg7, long jarg8);
   public final static native void kvg_cache_length(long jarg1, int jarg2, long[] jarg3);
   public final static native void kvg_cache_truncate(long jarg1, int jarg2, long jarg3);
@@ -47,16 +48,26 @@ final class RawJNI {
   public final static native void kvg_save_desc_init(byte[] jarg1);
   public final static native void kvg_load_desc_init(byte[] jarg1);
   public final static native void kvg_cache_save(long jarg1, byte[] jarg2, byte[] jarg3);
+  public final static native void kvg_cache_save_buffer(long jarg1, long jarg2, long jarg3, long[] jarg4, byte[] jarg5);
   public final static native void kvg_cache_load(long jarg1, long jarg2, byte[] jarg3, byte[] jarg4, long[] jarg5);
   public final static native void kvg_cache_load_buffer(long jarg1, long jarg2, long jarg3, long jarg4, byte[] jarg5, long[] jarg6);
   public final static native void kvg_cache_extend(long jarg1, byte[] jarg2, byte[] jarg3);
   public final static native void kvg_cache_extend_buffer(long jarg1, long jarg2, long jarg3, byte[] jarg4);
   public final static native void kvg_prefix_create(long jarg1, long jarg2, long[] jarg3);
   public final static native void kvg_prefix_destroy(long jarg1);
+  public final static native void kvg_prefix_insert(long jarg1, int[] jarg2, long jarg4);
+  public final static native void kvg_prefix_find(long jarg1, long jarg2, int[] jarg3, long[] jarg5, long[] jarg6);
   public final static native void kvg_prefix_clear(long jarg1);
   public final static native void kvg_prefix_stats_init(byte[] jarg1);
   public final static native void kvg_prefix_read_stats(long jarg1, byte[] jarg2);
   public final static native void kvg_cache_held(long jarg1, int jarg2, long[] jarg3);
+  public final static native void kvg_cache_positions(long jarg1, int jarg2, int jarg3, long[] jarg4, long[] jarg6);
+  public final static native void kvg_cache_bits(long jarg1, int jarg2, int jarg3, byte[] jarg4, long[] jarg6);
   public final static native void kvg_cache_select(long jarg1, int jarg2);
+  public final static native void kvg_cache_append_at(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, long[] jarg7, byte[] jarg9);
+  public final static native void kvg_cache_observe(long jarg1, int jarg2, float[] jarg3, long jarg5);
+  public final static native void kvg_cache_probe(long jarg1, int jarg2, long jarg3, long jarg4, long[] jarg5, byte[] jarg7);
+  public final static native void kvg_cache_probe_positions(long jarg1, int jarg2, long[] jarg3, long[] jarg5);
   public final static native void kvg_cache_attend_observe(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
+  public final static native void kvg_cache_next_tokens(long jarg1, int jarg2, long[] jarg3, long[] jarg5);
 }

@@ -141,38 +141,5 @@ final class CTable {
           "scalar kvg_side " + Integer.BYTES,
           "scalar kvg_log_level " + Integer.BYTES);
 
-  /** Functions that the package calls nowhere, because of their allocator or because a test does. */
-  static final List<String> NOT_BOUND =
-      List.of(
-          "kvg_allocator_init",
-          "kvg_append_desc_init",
-          "kvg_attend_desc_init",
-          "kvg_cache_append_at",
-          "kvg_cache_attend_batch",
-          "kvg_cache_bits",
-          "kvg_cache_extend_buffer",
-          "kvg_cache_extend_stream",
-          "kvg_cache_load_buffer",
-          "kvg_cache_load_stream",
-          "kvg_cache_next_tokens",
-          "kvg_cache_observe",
-          "kvg_cache_positions",
-          "kvg_cache_probe",
-          "kvg_cache_probe_positions",
-          "kvg_cache_save_buffer",
-          "kvg_cache_save_stream",
-          "kvg_load_desc_init",
-          "kvg_prefix_clear",
-          "kvg_prefix_create",
-          "kvg_prefix_destroy",
-          "kvg_prefix_find",
-          "kvg_prefix_insert",
-          "kvg_prefix_read_stats",
-          "kvg_prefix_stats_init",
-          "kvg_runtime_options_init",
-          "kvg_save_desc_init",
-          "kvg_shape_init",
-          "kvg_stats_init");
-
   private CTable() {}
 }
