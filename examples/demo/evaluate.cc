@@ -89,7 +89,7 @@ class Evaluation {
     }
   }
 
-  std::vector<Result> Run(const Questions& questions) {
+  std::vector<Result> Run(const Questions& questions, Speed speed) {
     const std::vector<Sequence> sequences =
         MakeSequences(questions, model_.config().max_positions);
     size_t prompt_tokens = 0;
@@ -99,12 +99,14 @@ class Evaluation {
       steps += s.tokens.size() - 1 - s.prompt;
     }
     // Of the speed: a step of each recipe takes about as long as one of all recipes together.
-    Progress progress(prompt_tokens, steps + kTurns * (1 + kTurnTokens));
+    const bool timed = speed == Speed::kMeasured;
+    Progress progress(prompt_tokens, steps + (timed ? kTurns * (1 + kTurnTokens) : 0));
     for (size_t i = 0; i < sequences.size(); ++i) {
       const Sequence& s = sequences[i];
       RunSequence(s, Text(s.kind.empty() ? "text" : s.kind, ", ", i + 1, " of ", sequences.size()),
                   progress);
     }
+    if (!timed) return std::move(results_);
     // The speed is taken on the longest question.
     const auto longest = std::max_element(
         sequences.begin(), sequences.end(),
@@ -246,6 +248,14 @@ class Evaluation {
 
 }  // namespace
 
+double Divergence::percentile_99() const {
+  if (values.empty()) return 0;
+  std::vector<float> sorted = values;
+  const auto at = sorted.begin() + static_cast<std::ptrdiff_t>((sorted.size() * 99 + 99) / 100 - 1);
+  std::nth_element(sorted.begin(), at, sorted.end());
+  return *at;
+}
+
 Score Result::all_exams() const {
   Score all;
   for (const auto& [kind, score] : exams) {
@@ -256,8 +266,8 @@ Score Result::all_exams() const {
 }
 
 std::vector<Result> Evaluate(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
-                             const Questions& questions) {
-  return Evaluation(model, pool, recipes).Run(questions);
+                             const Questions& questions, Speed speed) {
+  return Evaluation(model, pool, recipes).Run(questions, speed);
 }
 
 }  // namespace demo

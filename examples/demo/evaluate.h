@@ -21,13 +21,17 @@ struct Divergence {
   double most = 0;
   uint64_t same_top = 0;  // positions with the same most likely token
   uint64_t positions = 0;
+  std::vector<float> values;  // one a position
 
   void Add(double divergence, bool same) {
     sum += divergence;
     most = std::max(most, divergence);
     same_top += same;
     ++positions;
+    values.push_back(static_cast<float>(divergence));
   }
+  /// The least value that 99 % of the positions do not exceed.
+  double percentile_99() const;
   double mean() const { return sum / static_cast<double>(positions); }
   double same_top_share() const {
     return static_cast<double>(same_top) / static_cast<double>(positions);
@@ -88,10 +92,13 @@ struct Questions {
 inline constexpr size_t kWindowPrompt = 2048;
 inline constexpr size_t kWindowScored = 256;
 
-/// Runs all recipes over all questions. `recipes` must begin with "fp16", which the others are
-/// compared with. Shows its progress on stderr.
+/// Whether Evaluate times decoding too.
+enum class Speed { kMeasured, kLeftOut };
+
+/// Runs all recipes (or plans) over all questions. `recipes` must begin with "fp16", which the others
+/// are compared with. Shows its progress on stderr.
 std::vector<Result> Evaluate(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
-                             const Questions& questions);
+                             const Questions& questions, Speed speed = Speed::kMeasured);
 
 }  // namespace demo
 
