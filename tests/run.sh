@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one test command: sets the machine up, builds, and runs every test.
 #
-#   tests/run.sh           setup, dev, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services
+#   tests/run.sh           setup, dev, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services, CUDA
 #   tests/run.sh --quick   setup and dev only
 #   tests/run.sh --only go,services   these stages, in what is built already
 #
@@ -26,7 +26,7 @@ stages=()
 [ "${KVGEAR_SKIP_SETUP:-0}" = 1 ] || stages+=(setup)
 stages+=(dev-build dev-test)
 [ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check
-                        bindings-check go rust java services)
+                        bindings-check go rust java services cuda-build)
 [ -z "$only" ] || IFS=, read -ra stages <<<"$only"
 
 # gcc's thread sanitizer cannot live with some kernels' address randomisation; without it, it always can.
@@ -40,6 +40,14 @@ check() { "${@:2}" ctest --preset "$1" -j "$jobs" --output-on-failure --no-tests
 root=$PWD
 . bindings/deps/env.sh
 
+skip() {  # the status of a stage that cannot be had, and why
+  printf 'SKIPPED: %s\n' "$1"
+  printf '%s\n' "$1" > build/skipped
+  [ "${KVGEAR_REQUIRE_ALL:-0}" != 1 ] && return 77
+  echo 'KVGEAR_REQUIRE_ALL=1: that is a failure'
+  return 1
+}
+
 # with TOOLS -- COMMAND...: runs a command that needs toolchains (see bindings/deps), which are installed first. Status 77: skipped.
 with() {
   local tool tools=() reasons=''
@@ -50,14 +58,29 @@ with() {
     reasons+=$(missing "$tool" | sed 's/$/. /')
   done
   if [ -z "$reasons" ]; then "$@"; return; fi
-  printf 'SKIPPED: %s\n' "$reasons"
-  printf '%s\n' "$reasons" > build/skipped
-  [ "${KVGEAR_REQUIRE_ALL:-0}" != 1 ] && return 77
-  echo 'KVGEAR_REQUIRE_ALL=1: that is a failure'
-  return 1
+  skip "$reasons"
 }
 binding() { KVGEAR_BUILD_DIR=$root/build/dev KVGEAR_TSAN_BUILD_DIR=$root/build/tsan "bindings/$1/test.sh"; }
 service() { KVGEAR_BUILD_DIR=$root/build/dev "examples/$1/test.sh"; }
+
+# The CUDA plugin and the programs of tests/gpu, for one kind of GPU: whether they compile, and what can be tested without a
+# device. tests/gpu/run.sh is for machines that have one.
+cuda_build() {
+  local deps=${KVGEAR_DEPS_DIR:-.deps}
+  if [ "${KVGEAR_SKIP_SETUP:-0}" != 1 ]; then core/deps/cuda.sh || true; fi
+  local nvcc found=''
+  for nvcc in "$(command -v nvcc || true)" "${CUDA_HOME:-/nonexistent}/bin/nvcc" "$deps/cuda/bin/nvcc" /usr/local/cuda/bin/nvcc; do
+    if [ -n "$nvcc" ] && [ -x "$nvcc" ]; then found=$nvcc; fi
+  done
+  if [ -z "$found" ]; then
+    skip 'nvcc of CUDA 12.4 or newer is neither there nor to be fetched. '
+    return
+  fi
+  cmake --preset release -DKVGEAR_CUDA=ON -DKVGEAR_CUDA_ARCHITECTURES=90-real >build/cuda-configure.log 2>&1 ||
+    { cat build/cuda-configure.log; return 1; }
+  cmake --build --preset release -j "$jobs" --target kvgear_cuda tests/gpu/all test_plugin_stand_in &&
+    ctest --preset release -L gpu -j "$jobs" --output-on-failure --no-tests=error
+}
 
 # All services that can be had; what fails does not keep the others from being tested.
 services() {
@@ -83,6 +106,7 @@ run_stage() {
     bindings-check) with swig go -- bindings/regenerate.sh --check ;;
     go|rust|java) with "$1" -- binding "$1" ;;
     services) services ;;
+    cuda-build) cuda_build ;;
     *) echo "tests/run.sh: there is no stage '$1'" >&2; return 1 ;;
   esac
 }
