@@ -2,7 +2,9 @@
 #include "compressed_store.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "refusal.h"
 
@@ -15,9 +17,13 @@ void Check(kvg_status status, const kvg_error& error) {
 
 }  // namespace
 
-RuntimePtr MakeRuntime(uint32_t workers) {
+RuntimePtr MakeRuntime(uint32_t workers, const DevicePtr& device) {
   kvg_runtime_options options;
   kvg_runtime_options_init(&options);
+  if (device != nullptr) {
+    options.device = KVG_CUDA;
+    options.device_id = device->ordinal();
+  }
   options.threads = workers;
   kvg_runtime* runtime = nullptr;
   kvg_error error;
@@ -53,7 +59,18 @@ std::vector<std::string> RecipeNames() {
   return names;
 }
 
-CompressedStore::CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan) {
+bool Knows(const RuntimePtr& runtime, const ModelConfig& config, const std::string& recipe) {
+  const PlanPtr plan = MakePlan(config, recipe);
+  kvg_cache* cache = nullptr;
+  kvg_error error;
+  const kvg_status status = kvg_cache_create(runtime.get(), plan.get(), &cache, &error);
+  kvg_cache_destroy(cache);
+  if (status != KVG_E_UNSUPPORTED) Check(status, error);
+  return status == KVG_OK;
+}
+
+CompressedStore::CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan, DevicePtr device)
+    : device_(std::move(device)) {
   kvg_shape shape;
   kvg_shape_init(&shape);
   kvg_error error;
@@ -80,7 +97,17 @@ void CompressedStore::Append(uint32_t layer, const uint16_t* k, const uint16_t* 
   desc.tokens = tokens;
   const size_t bytes = tokens * kv_width_ * sizeof(uint16_t);
   kvg_error error;
-  Check(kvg_cache_append(cache_.get(), layer, k, bytes, v, bytes, &desc, &error), error);
+  if (device_ == nullptr) {
+    Check(kvg_cache_append(cache_.get(), layer, k, bytes, v, bytes, &desc, &error), error);
+    return;
+  }
+  const CudaDevice::Block block(*device_, 2 * bytes);
+  auto* const k_there = block.data<uint16_t>();
+  uint16_t* const v_there = k_there + tokens * kv_width_;
+  std::memcpy(k_there, k, bytes);
+  std::memcpy(v_there, v, bytes);
+  Check(kvg_cache_append(cache_.get(), layer, k_there, bytes, v_there, bytes, &desc, &error), error);
+  device_->Finish();
 }
 
 void CompressedStore::Attend(uint32_t layer, const float* q, float* out, size_t queries) {
@@ -91,7 +118,19 @@ void CompressedStore::Attend(uint32_t layer, const float* q, float* out, size_t 
   desc.queries = static_cast<uint32_t>(queries);
   const size_t bytes = queries * q_width_ * sizeof(float);
   kvg_error error;
-  Check(kvg_cache_attend_observe(cache_.get(), layer, q, bytes, out, bytes, &desc, &error), error);
+  if (device_ == nullptr) {
+    Check(kvg_cache_attend_observe(cache_.get(), layer, q, bytes, out, bytes, &desc, &error), error);
+    return;
+  }
+  const CudaDevice::Block block(*device_, 2 * bytes);
+  auto* const q_there = block.data<float>();
+  float* const out_there = q_there + queries * q_width_;
+  std::memcpy(q_there, q, bytes);
+  Check(kvg_cache_attend_observe(cache_.get(), layer, q_there, bytes, out_there, bytes, &desc,
+                                 &error),
+        error);
+  device_->Finish();
+  std::memcpy(out, out_there, bytes);
 }
 
 void CompressedStore::AppendPrompt(std::span<const KvRows> layers) {

@@ -13,6 +13,7 @@
 
 #include "config.h"
 #include "decode.h"
+#include "device.h"
 #include "prefill.h"
 
 namespace demo {
@@ -20,8 +21,8 @@ namespace demo {
 using RuntimePtr = std::shared_ptr<kvg_runtime>;
 using PlanPtr = std::shared_ptr<kvg_plan>;
 
-/// A CPU runtime with this many worker threads beside the caller's.
-RuntimePtr MakeRuntime(uint32_t workers);
+/// A runtime on the device, with this many worker threads beside the caller's.
+RuntimePtr MakeRuntime(uint32_t workers, const DevicePtr& device = nullptr);
 
 /// One line about the runtime, such as its instruction set.
 std::string Describe(const kvg_runtime& runtime);
@@ -32,9 +33,13 @@ PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe);
 /// The names of all named recipes, then those of all policies, in kvgear's order.
 std::vector<std::string> RecipeNames();
 
+/// Whether the runtime's device knows the recipe.
+bool Knows(const RuntimePtr& runtime, const ModelConfig& config, const std::string& recipe);
+
 class CompressedStore : public KvStore {
  public:
-  CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan);
+  /// `device` is the runtime's.
+  CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan, DevicePtr device = nullptr);
 
   void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) override;
   void Attend(uint32_t layer, const float* q, float* out) override { Attend(layer, q, out, 1); }
@@ -59,10 +64,11 @@ class CompressedStore : public KvStore {
   struct Destroy {
     void operator()(kvg_cache* cache) const { kvg_cache_destroy(cache); }
   };
-  std::unique_ptr<kvg_cache, Destroy> cache_;
-  size_t kv_width_ = 0;
   void Probe(uint32_t layer, const KvRows& rows, std::span<const uint64_t> positions);
 
+  const DevicePtr device_;  // outlives the cache's work on it
+  std::unique_ptr<kvg_cache, Destroy> cache_;
+  size_t kv_width_ = 0;
   size_t q_width_ = 0;
   bool prunes_ = false;
   bool selects_ = false;

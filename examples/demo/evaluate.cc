@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 #include <span>
+#include <utility>
 
 #include "compressed_store.h"
 #include "decode.h"
@@ -81,8 +82,13 @@ size_t Top(const float* logits, size_t count) {
 
 class Evaluation {
  public:
-  Evaluation(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes)
-      : model_(model), pool_(pool), decoder_(model, pool), results_(recipes.size()) {
+  Evaluation(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
+             DevicePtr device)
+      : model_(model),
+        pool_(pool),
+        decoder_(model, pool),
+        results_(recipes.size()),
+        device_(std::move(device)) {
     for (size_t r = 0; r < recipes.size(); ++r) {
       results_[r].recipe = recipes[r];
       plans_.push_back(MakePlan(model.config(), recipes[r]));
@@ -123,7 +129,7 @@ class Evaluation {
     const std::vector<KvRows> prompt = Read(s);
     Stores stores(plans_.size());
     pool_.Run(plans_.size(), [&](size_t r, size_t) {
-      stores[r] = std::make_unique<CompressedStore>(runtime, plans_[r]);
+      stores[r] = std::make_unique<CompressedStore>(runtime, plans_[r], device_);
       if (!stores[r]->prunes()) stores[r]->AppendPrompt(prompt);
     });
     for (const auto& store : stores) {
@@ -212,7 +218,7 @@ class Evaluation {
   /// Decodes one text at a time, with all threads working on it. The recipes take turns, and the
   /// best of their turns counts, so that a busy moment of the machine does not fall on one of them.
   void MeasureSpeed(const Sequence& s, Progress& progress) {
-    const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool_.threads() - 1));
+    const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool_.threads() - 1), device_);
     const Stores stores = Compress(runtime, s);
     std::vector<std::vector<Lane>> lanes;
     for (const auto& store : stores) lanes.push_back({{store.get(), s.tokens[s.prompt], s.prompt}});
@@ -242,8 +248,9 @@ class Evaluation {
   std::vector<PlanPtr> plans_;
   std::vector<Result> results_;
   std::vector<double> exact_, approximate_;
+  const DevicePtr device_;
   // Lanes are shared out over the demo's own threads, so kvgear needs none for them.
-  const RuntimePtr lanes_runtime_ = MakeRuntime(0);
+  const RuntimePtr lanes_runtime_ = MakeRuntime(0, device_);
 };
 
 }  // namespace
@@ -266,8 +273,8 @@ Score Result::all_exams() const {
 }
 
 std::vector<Result> Evaluate(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
-                             const Questions& questions, Speed speed) {
-  return Evaluation(model, pool, recipes).Run(questions, speed);
+                             const Questions& questions, Speed speed, const DevicePtr& device) {
+  return Evaluation(model, pool, recipes, device).Run(questions, speed);
 }
 
 }  // namespace demo

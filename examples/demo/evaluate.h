@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "exams.h"
 #include "model.h"
 #include "threads.h"
@@ -98,7 +99,8 @@ enum class Speed { kMeasured, kLeftOut };
 /// Runs all recipes (or plans) over all questions. `recipes` must begin with "fp16", which the others
 /// are compared with. Shows its progress on stderr.
 std::vector<Result> Evaluate(Model& model, ThreadPool& pool, const std::vector<std::string>& recipes,
-                             const Questions& questions, Speed speed = Speed::kMeasured);
+                             const Questions& questions, Speed speed = Speed::kMeasured,
+                             const DevicePtr& device = nullptr);
 
 }  // namespace demo
 

@@ -37,8 +37,9 @@ std::string Generate(Model& model, ThreadPool& pool, const Generation& generatio
     Refuse("The prompt has ", prompt.size(), " tokens; the model's ", positions,
            " positions leave no room for an answer.");
   }
-  CompressedStore store(MakeRuntime(static_cast<uint32_t>(pool.threads() - 1)),
-                        MakePlan(model.config(), generation.recipe));
+  CompressedStore store(
+      MakeRuntime(static_cast<uint32_t>(pool.threads() - 1), generation.device),
+      MakePlan(model.config(), generation.recipe), generation.device);
   if (prompt.size() > 1) {
     const auto tokens = std::span(prompt).first(prompt.size() - 1);
     if (store.prunes()) {

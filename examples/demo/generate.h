@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "model.h"
 #include "threads.h"
 
@@ -18,6 +19,7 @@ struct Generation {
   size_t max_tokens = 0;
   double temperature = 0;  // 0 = greedy
   uint64_t seed = 0;
+  DevicePtr device = nullptr;  // of the cache
 };
 
 /// Hands every new token to `emit` as it comes. Returns one line about memory and speed.

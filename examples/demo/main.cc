@@ -11,6 +11,7 @@
 
 #include "claims.h"
 #include "compressed_store.h"
+#include "device.h"
 #include "evaluate.h"
 #include "exams.h"
 #include "files.h"
@@ -33,7 +34,7 @@ void RequireBytes(const Model& model, const Options& options) {
          "tokens are the 256 bytes; other models can continue token numbers with --prompt-ids.");
 }
 
-void RunPrompt(const Options& options, Model& model, ThreadPool& pool) {
+void RunPrompt(const Options& options, Model& model, ThreadPool& pool, const DevicePtr& device) {
   if (options.prompt) RequireBytes(model, options);
   Generation generation;
   generation.recipe = options.recipes.empty() ? "gear-4" : options.recipes.front();
@@ -41,6 +42,7 @@ void RunPrompt(const Options& options, Model& model, ThreadPool& pool) {
   generation.max_tokens = options.max_tokens;
   generation.temperature = options.temperature;
   generation.seed = options.seed;
+  generation.device = device;
   if (options.prompt) std::fputs(options.prompt->c_str(), stdout);
   const std::string summary = Generate(model, pool, generation, [&](uint32_t token) {
     if (options.prompt) {
@@ -64,16 +66,27 @@ std::string ModelLine(const std::string& dir, const Model& model) {
   return "model '" + std::filesystem::path(dir + "/").parent_path().filename().string() + "': " + size;
 }
 
-/// The recipes to compare: fp16 first, each once.
-std::vector<std::string> WantedRecipes(const Options& options) {
+/// The recipes to compare: fp16 first, each once. Of all named ones, those that the device knows.
+std::vector<std::string> WantedRecipes(const Options& options, const ModelConfig& config,
+                                       const RuntimePtr& runtime) {
   std::vector<std::string> wanted = {"fp16"};
+  std::string unknown;
   for (const std::string& recipe : options.recipes.empty() ? RecipeNames() : options.recipes) {
-    if (std::find(wanted.begin(), wanted.end(), recipe) == wanted.end()) wanted.push_back(recipe);
+    if (std::find(wanted.begin(), wanted.end(), recipe) != wanted.end()) continue;
+    if (options.recipes.empty() && !Knows(runtime, config, recipe)) {
+      unknown += " " + recipe;
+    } else {
+      wanted.push_back(recipe);
+    }
+  }
+  if (!unknown.empty()) {
+    std::fprintf(stderr, "left out, for the device does not know them:%s\n", unknown.c_str());
   }
   return wanted;
 }
 
-void RunComparison(const Options& options, Model& model, ThreadPool& pool) {
+void RunComparison(const Options& options, Model& model, ThreadPool& pool,
+                   const RuntimePtr& runtime, const DevicePtr& device) {
   RequireBytes(model, options);
   if (!options.plot.empty()) RequireConverter();  // before the work, not after it
   Questions questions;
@@ -85,7 +98,8 @@ void RunComparison(const Options& options, Model& model, ThreadPool& pool) {
                                       options.max_items, options.seed);
   }
   const std::vector<Result> results =
-      Evaluate(model, pool, WantedRecipes(options), questions);
+      Evaluate(model, pool, WantedRecipes(options, model.config(), runtime), questions,
+               Speed::kMeasured, device);
   std::fputs(TableText(results).c_str(), stdout);
   std::fputs(ClaimsText(results).c_str(), stdout);
   if (!options.json.empty()) WriteWholeFile(options.json, JsonText(results));
@@ -105,14 +119,15 @@ void Run(const std::vector<std::string>& arguments) {
   ThreadPool pool(options.threads > 0 ? options.threads : std::min(cores, 256u));
   Model model(options.model, pool);
   const ModelConfig& c = model.config();
-  const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool.threads() - 1));
+  const DevicePtr device = OpenDevice(options.device);
+  const RuntimePtr runtime = MakeRuntime(static_cast<uint32_t>(pool.threads() - 1), device);
   std::fprintf(stderr, "%s (%s)\nkvgear %s: %s; decoder: %s, %zu threads\n",
                ModelLine(options.model, model).c_str(), c.model_type.c_str(), kvg_version_string(),
                Describe(*runtime).c_str(), KernelName(), pool.threads());
   if (options.prompt || options.prompt_ids) {
-    RunPrompt(options, model, pool);
+    RunPrompt(options, model, pool, device);
   } else {
-    RunComparison(options, model, pool);
+    RunComparison(options, model, pool, runtime, device);
   }
 }
 

@@ -79,6 +79,8 @@ const std::vector<Flag>& Flags() {
        [](Options& o, const std::string& v) {
          o.temperature = ParseNumber<double>("--temperature", v, 0, 10);
        }},
+      {"--device", "NAME", "where the caches lie: cpu (default), cuda or cuda:N",
+       [](Options& o, const std::string& v) { o.device = v; }},
       {"--threads", "N", "threads that work (default: as many as the machine has)",
        [](Options& o, const std::string& v) {
          o.threads = ParseNumber<uint32_t>("--threads", v, 1, 256);

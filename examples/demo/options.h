@@ -16,6 +16,7 @@ struct Options {
   std::vector<std::string> recipes;  // empty = all named ones
   std::string json;
   std::string plot;                  // without .svg or .png
+  std::string device = "cpu";        // or "cuda", "cuda:N"
   std::optional<std::string> prompt;
   std::optional<std::vector<uint32_t>> prompt_ids;
   uint32_t max_items = 0;    // 0 = all

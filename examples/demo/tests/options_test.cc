@@ -94,7 +94,7 @@ TEST(Options, HelpNamesEveryFlag) {
   const std::string usage = Usage();
   for (const char* flag : {"--model DIR", "--exams FILE", "--text FILE", "--recipes A,B,C",
                            "--max-items N", "--seed N", "--json FILE", "--plot FILE",
-                           "--prompt TEXT", "--threads N", "--help"}) {
+                           "--prompt TEXT", "--device NAME", "--threads N", "--help"}) {
     EXPECT_THAT(usage, HasSubstr(flag));
   }
 }
