@@ -120,7 +120,6 @@ absl::Status Cache::CheckReach(Turn& turn, const char* name, const void* pointer
   return InvalidError(name, " lies in host memory that the device cannot reach; pass device memory");
 }
 
-// Whether a device has found tokens of the layer that were not finite.
 absl::Status Cache::CheckMark(Turn& turn, uint32_t layer) const {
   Device::Call* const call = turn.executor().device();
   if (call == nullptr) return absl::OkStatus();

@@ -105,6 +105,8 @@ class Cache {
   absl::Status CheckKvHead(uint32_t kv_head) const;
   // For what cannot do with selected tokens yet; `what` is that.
   absl::Status CheckKeepsAll(const char* what) const;
+  // Whether a device has found tokens of the layer that were not finite.
+  absl::Status CheckMark(Turn& turn, uint32_t layer) const;
   absl::Status Select(uint32_t layer);  // layer or kAllLayers
   absl::Status Positions(uint32_t layer, uint32_t kv_head, uint64_t* positions) const;  // [Held]
   absl::Status Bits(uint32_t layer, ops::Side side, uint8_t* bits) const;               // [Held]
@@ -133,7 +135,6 @@ class Cache {
   absl::Status Score(uint32_t layer, const void* q, size_t q_bytes, const uint64_t* positions,
                      const AttendOptions& options, SelectedLayer::Observation& out) const;
   absl::Status CheckReach(Turn& turn, const char* name, const void* pointer) const;
-  absl::Status CheckMark(Turn& turn, uint32_t layer) const;
   uint64_t* MarkOf(uint32_t layer) const { return marks_.data<uint64_t>() + layer; }
 
   const std::shared_ptr<Runtime> runtime_;

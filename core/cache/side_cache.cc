@@ -181,13 +181,7 @@ absl::Status SideCache::PrepareAppend(Executor& executor, const ops::IngestArgs&
   }
   const uint64_t segments = (out.page ? 1 : 0) + out.segments.size();
   out.room = segments_.Reserve(segments);
-  if (on_device && segments > 0) {
-    const size_t needed = (segments_.size() + segments) * sizeof(ops::Piece);
-    if (!device_pieces_ || !device_pieces_.exclusive() || needed > device_pieces_.bytes()) {
-      out.device_pieces = Window(executor.host_memory(), executor.memory(),
-                                 std::max({needed, 2 * device_pieces_.bytes(), kPiecesAtFirst}));
-    }
-  }
+  if (on_device && segments > 0) out.device_pieces = MoreDevicePieces(executor, segments);
   return absl::OkStatus();
 }
 
@@ -297,6 +291,44 @@ bool SideCache::SealRuns(Executor& executor, const ops::IngestArgs& x, bool in_p
   return true;
 }
 
+namespace {
+
+// The pieces of segments, one behind the other at `to`, in parcels that a device takes.
+class PieceWriter {
+ public:
+  PieceWriter(Executor& executor, ops::Piece* to) : executor_(executor), to_(to) {}
+  PieceWriter(const PieceWriter&) = delete;
+  PieceWriter& operator=(const PieceWriter&) = delete;
+  ~PieceWriter() { Flush(); }
+
+  void Add(const ops::Piece& piece, uint64_t more_tokens = 0) {
+    some_[count_] = piece;
+    some_[count_++].tokens += more_tokens;
+    if (count_ == kPiecesWritten) Flush();
+  }
+
+ private:
+  void Flush() {
+    if (count_ > 0) executor_.Write(to_, some_, count_ * sizeof(ops::Piece));
+    to_ += count_;
+    count_ = 0;
+  }
+  Executor& executor_;
+  ops::Piece* to_;
+  ops::Piece some_[kPiecesWritten];
+  size_t count_ = 0;
+};
+
+}  // namespace
+
+// An array for `added` more pieces, unless what there is will do. Nothing is in it yet.
+Window SideCache::MoreDevicePieces(Executor& executor, uint64_t added) const {
+  const size_t needed = (segments_.size() + added) * sizeof(ops::Piece);
+  if (device_pieces_ && device_pieces_.exclusive() && needed <= device_pieces_.bytes()) return {};
+  return Window(executor.host_memory(), executor.memory(),
+                std::max({needed, 2 * device_pieces_.bytes(), kPiecesAtFirst}));
+}
+
 // Brings the device's array of pieces to what Commit will make of the list of segments.
 void SideCache::WriteDevicePieces(Executor& executor, const Appended& out) const {
   const bool replaced = static_cast<bool>(out.device_pieces);
@@ -305,24 +337,13 @@ void SideCache::WriteDevicePieces(Executor& executor, const Appended& out) const
     const uint64_t bytes = segments_.size() * sizeof(ops::Piece);
     executor.Copy({pieces, device_pieces_.rows<ops::Piece>(), bytes, bytes, bytes, 1});
   }
-  pieces += segments_.size();
-  ops::Piece some[kPiecesWritten];
-  size_t count = 0;
-  const auto flush = [&] {
-    if (count > 0) executor.Write(pieces, some, count * sizeof(ops::Piece));
-    pieces += count;
-    count = 0;
-  };
+  PieceWriter writer(executor, pieces + segments_.size());
   if (out.page && out.page->room() == out.run.tokens) {
-    some[count] = out.page->piece();
-    some[count++].tokens += out.run.tokens;
+    writer.Add(out.page->piece(), out.run.tokens);
   }
   for (const SegmentRef& segment : out.segments) {
-    if (segment->room() > 0) continue;  // the next open page
-    some[count++] = segment->piece();
-    if (count == kPiecesWritten) flush();
+    if (segment->room() == 0) writer.Add(segment->piece());  // else it is the next open page
   }
-  flush();
 }
 
 void SideCache::CommitAppend(Appended& prepared) noexcept {
@@ -452,21 +473,28 @@ void SideCache::CopyFrom(const SideCache& other) noexcept {
   PlaceWindow();
 }
 
-void SideCache::Restore(Runtime& runtime, Restored& restored) {
-  const uint64_t dim = shape_.head_dim;
+void SideCache::Restore(Executor& executor, Restored& restored) {
+  const uint64_t row = shape_.head_dim * sizeof(uint16_t);
   const uint64_t capacity = WindowCapacity();
   Window window;
   if (restored.tokens > 0) {
-    window = Window(runtime.memory(), runtime.memory(), shape_.kv_heads * capacity * dim * sizeof(uint16_t));
-    for (uint64_t head = 0; head < shape_.kv_heads; ++head) {
-      uint16_t* const rows = window.rows() + head * capacity * dim;
-      if (pending_ > 0) std::memcpy(rows, window_rows(head, 0), pending_ * dim * sizeof(uint16_t));
-      std::memcpy(rows + pending_ * dim,
-                  restored.rows.data<uint16_t>() + head * restored.tokens * dim,
-                  restored.tokens * dim * sizeof(uint16_t));
+    window = Window(executor.host_memory(), executor.memory(), shape_.kv_heads * capacity * row);
+    if (pending_ > 0) {
+      executor.Copy({window.rows(), WindowRows(0), capacity * row, capacity_ * row, pending_ * row,
+                     shape_.kv_heads});
     }
+    executor.Copy({window.rows() + pending_ * shape_.head_dim, restored.rows.data(), capacity * row,
+                   restored.tokens * row, restored.tokens * row, shape_.kv_heads});
   }
   const uint64_t full = restored.segments.size();
+  if (executor.device() != nullptr && full > 0) {
+    Appended pieces(restored.segments.get_allocator().resource());
+    pieces.device_pieces = MoreDevicePieces(executor, full);
+    pieces.segments.swap(restored.segments);
+    WriteDevicePieces(executor, pieces);
+    pieces.segments.swap(restored.segments);
+    if (pieces.device_pieces) device_pieces_ = std::move(pieces.device_pieces);
+  }
   SegmentList::Room room = segments_.Reserve(full);
   for (const SegmentRef& segment : restored.segments) sealed_ += segment->piece().tokens;
   auto next = restored.segments.begin();

@@ -92,7 +92,7 @@ class SideCache {
     explicit Restored(std::pmr::memory_resource* resource) : segments(resource) {}
     std::pmr::vector<SegmentRef> segments;  // full ones
     SegmentRef page;                        // an open page behind them, or empty
-    Buffer rows;                            // fp16 [kv_heads][tokens][head_dim]
+    Buffer rows;  // fp16 [kv_heads][tokens][head_dim], of the host
     uint64_t tokens = 0;                    // in `rows`
   };
 
@@ -117,8 +117,9 @@ class SideCache {
   // Makes this empty side a copy of `other`, in time and memory that do not depend on its length.
   void CopyFrom(const SideCache& other) noexcept;
 
-  // `restored` has passed all checks of core/format. Throws std::bad_alloc, and then nothing changed.
-  void Restore(Runtime& runtime, Restored& restored);
+  // `restored` has passed all checks of core/format; its segments lie where the side does, its rows in
+  // memory that the executor can copy. Throws std::bad_alloc, and then nothing changed.
+  void Restore(Executor& executor, Restored& restored);
 
   // For core/format. Rows of the window: one head's are contiguous; `token` counts from sealed().
   const SegmentList& segments() const { return segments_; }
@@ -168,6 +169,7 @@ class SideCache {
   void MoveWindowToFront(Executor& executor);
   bool SealRuns(Executor& executor, const ops::IngestArgs& x, bool in_place, Appended& out);
   void WriteDevicePieces(Executor& executor, const Appended& out) const;
+  Window MoreDevicePieces(Executor& executor, uint64_t added) const;
   void PlaceWindow() noexcept;
 
   Shape shape_;

@@ -268,6 +268,19 @@ SegmentRef Segment::Clone(Executor& executor, uint64_t tokens) const {
   return copy;
 }
 
+SegmentRef Segment::Upload(Executor& executor, std::byte* staging) const {
+  SegmentRef copy = Create(executor, form_, piece_.first_token);
+  const size_t bytes = PayloadBytes(form_);
+  std::memcpy(staging, base_, bytes);
+  executor.Copy({copy->base_, staging, bytes, bytes, bytes, 1});
+  if (copy->sums_ != nullptr) {
+    const double sums[2] = {error_sq_, norm_sq_};
+    executor.Write(copy->sums_, sums, sizeof(sums));
+  }
+  copy->Grow({piece_.tokens, error_sq_, norm_sq_});
+  return copy;
+}
+
 void Segment::FetchError(Executor& executor) const {
   Device::Call* const call = executor.device();
   if (call == nullptr || sums_ == nullptr || sums_final_) return;

@@ -89,6 +89,10 @@ class Segment {
   // A copy of the first `tokens` tokens with a reference count of its own. Throws std::bad_alloc.
   SegmentRef Clone(Executor& executor, uint64_t tokens) const;
 
+  // A copy on a device of a full or open segment that lies on the host, by way of `staging`: memory that
+  // the device reaches, of PayloadBytes. Throws std::bad_alloc.
+  SegmentRef Upload(Executor& executor, std::byte* staging) const;
+
   // Has error_sq() and norm_sq() tell what a device measured, for which it waits. No other thread may
   // look at them: the turn that the executor belongs to sees to that.
   void FetchError(Executor& executor) const;

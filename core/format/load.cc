@@ -262,8 +262,11 @@ class SideLoader {
       }
     }
     if (table->rows > 0) KVG_RETURN_IF_ERROR(LoadRows(*table, shape, restored));
-    cache.Restore(runtime_, restored);
-    return absl::OkStatus();
+    Turn turn(runtime_);
+    KVG_RETURN_IF_ERROR(turn.status());
+    cache.Restore(turn.executor(), restored);
+    if (turn.device() != nullptr) turn.executor().device()->Wait();  // `restored` goes now
+    return turn.status();
   }
 
  private:
@@ -299,7 +302,7 @@ class SideLoader {
       SegmentRef segment = Segment::Borrow(runtime_.memory(), record.form, record.first_token,
                                            *payload, keep_);
       segment->Grow(run);
-      return segment;
+      return Placed(std::move(segment));
     }
     const absl::StatusOr<Section> section = reader_.Next(format::kData, layer_, side_);
     KVG_RETURN_IF_ERROR(section.status());
@@ -317,7 +320,30 @@ class SideLoader {
     }
     segment->Grow(run);
     KVG_RETURN_IF_ERROR(CheckPayload(*segment));
+    return Placed(std::move(segment));
+  }
+
+  // A segment of the host where the cache lies.
+  absl::StatusOr<SegmentRef> Placed(SegmentRef segment) {
+    if (runtime_.device() == nullptr) return segment;
+    Turn turn(runtime_);
+    KVG_RETURN_IF_ERROR(turn.status());
+    const uint64_t bytes = Segment::PayloadBytes(segment->form());
+    if (staging_.size() < bytes) {
+      staging_ = Buffer();
+      staging_ = Buffer(runtime_.device()->pinned(), bytes, Buffer::kScratch);
+    }
+    segment = segment->Upload(turn.executor(), staging_.data());
+    turn.executor().device()->Wait();  // for the next one's use of the staging
+    KVG_RETURN_IF_ERROR(turn.status());
     return segment;
+  }
+
+  // Memory of the host that the cache's executor can copy from.
+  Buffer RowsBuffer(uint64_t bytes) const {
+    if (runtime_.device() == nullptr) return Buffer(runtime_.memory(), bytes, Buffer::kScratch);
+    const Turn turn(runtime_);
+    return Buffer(runtime_.device()->pinned(), bytes, Buffer::kScratch);
   }
 
   absl::Status LoadRows(const SideTable& table, const Shape& shape,
@@ -326,7 +352,7 @@ class SideLoader {
     KVG_RETURN_IF_ERROR(section.status());
     const uint64_t elements = table.rows * shape.kv_dim();
     if (section->length != elements * sizeof(uint16_t)) return Contradiction("WNDW");
-    restored.rows = Buffer(runtime_.memory(), elements * sizeof(uint16_t), Buffer::kScratch);
+    restored.rows = RowsBuffer(elements * sizeof(uint16_t));
     restored.tokens = table.rows;
     KVG_RETURN_IF_ERROR(reader_.Read(*section, restored.rows.data()));
     if (AllFinite(restored.rows.data<uint16_t>(), elements)) return absl::OkStatus();
@@ -339,14 +365,12 @@ class SideLoader {
   const bool verify_;
   const uint32_t layer_;
   const ops::Side side_;
+  Buffer staging_;  // on a device
 };
 
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("loading"));
-  if (cache.runtime().device() != nullptr) {
-    return UnsupportedError("saved caches cannot be loaded to a CUDA device yet; use a runtime on the CPU");
-  }
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;

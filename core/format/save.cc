@@ -193,38 +193,83 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
 
 // ---------------------------------------------------------------------------------------- sections
 
+// Payloads and rows for the processor to read: where they lie or, of a device, fetched one at a time.
+class Reader {
+ public:
+  explicit Reader(Runtime& runtime) : runtime_(runtime) {}
+
+  // Good until the next call.
+  absl::StatusOr<const std::byte*> Payload(const Segment& segment) {
+    if (runtime_.device() == nullptr) return segment.payload();
+    const uint64_t bytes = Segment::PayloadBytes(segment.form());
+    KVG_RETURN_IF_ERROR(Fetch(segment.payload(), bytes, Room(bytes)));
+    return fetched_.data();
+  }
+
+  // Rows of all heads, likewise; one head's are contiguous.
+  absl::StatusOr<std::vector<const void*>> Rows(const SidePart& part, const Shape& shape) {
+    std::vector<const void*> rows(shape.kv_heads);
+    const uint64_t bytes = part.rows * shape.head_dim * sizeof(uint16_t);
+    std::byte* room = runtime_.device() == nullptr ? nullptr : Room(shape.kv_heads * bytes);
+    for (uint64_t head = 0; head < shape.kv_heads; ++head) {
+      rows[head] = part.cache->window_rows(head, part.first_row - part.cache->sealed());
+      if (room == nullptr) continue;
+      KVG_RETURN_IF_ERROR(Fetch(rows[head], bytes, room));
+      rows[head] = room;
+      room += bytes;
+    }
+    return rows;
+  }
+
+ private:
+  std::byte* Room(uint64_t bytes) {
+    if (fetched_.size() < bytes) {
+      fetched_ = Buffer();
+      fetched_ = Buffer(runtime_.memory(), bytes, Buffer::kScratch);
+    }
+    return fetched_.data();
+  }
+
+  absl::Status Fetch(const void* from, uint64_t bytes, void* to) {
+    Turn turn(runtime_);
+    Device::Call& call = *turn.executor().device();
+    call.Check(call.plugin().fetch(call.context(), call.stream(), to, from, bytes));
+    return turn.status();
+  }
+
+  Runtime& runtime_;
+  Buffer fetched_;
+};
+
 // Of outliers there may be fewer than there is room for; what lies behind them was never written.
-uint64_t UsedOf(const ops::Piece& piece, const std::byte* array, uint64_t bytes) {
-  const bool values = array == reinterpret_cast<const std::byte*>(piece.sparse_value);
-  if (!values && array != reinterpret_cast<const std::byte*>(piece.sparse_dir)) return bytes;
+// `at`: of an array of the segment. The payload is read where `payload` has it.
+uint64_t UsedOf(const Segment& segment, const std::byte* payload, uint64_t at, uint64_t bytes) {
+  const ops::Piece& piece = segment.piece();
+  const auto offset = [&segment](const void* array) {
+    return static_cast<uint64_t>(static_cast<const std::byte*>(array) - segment.payload());
+  };
+  if (piece.sparse_start == nullptr) return bytes;
+  const bool values = at == offset(piece.sparse_value);
+  if (!values && at != offset(piece.sparse_dir)) return bytes;
   const uint64_t blocks = piece.padded_tokens / ops::kBlockTokens;
-  const uint64_t entries = piece.sparse_start[piece.kv_heads * (blocks + 1) - 1];
-  return entries * (values ? sizeof(uint16_t) : sizeof(uint8_t));
+  const auto* const start =
+      reinterpret_cast<const uint32_t*>(payload + offset(piece.sparse_start));
+  return start[piece.kv_heads * (blocks + 1) - 1] * (values ? sizeof(uint16_t) : sizeof(uint8_t));
 }
 
-Stretches PayloadOf(const Segment& segment) {
+Stretches PayloadOf(const Segment& segment, const std::byte* payload) {
   Stretches stretches;
   uint64_t end = 0;
   for (const auto& [at, bytes] : segment.arrays()) {
     if (at > end) stretches.emplace_back(nullptr, at - end);
     end = at + bytes;
-    const std::byte* const array = segment.payload() + at;
-    const uint64_t used = UsedOf(segment.piece(), array, bytes);
-    stretches.emplace_back(array, used);
+    const uint64_t used = UsedOf(segment, payload, at, bytes);
+    stretches.emplace_back(payload + at, used);
     for (uint64_t left = bytes - used; left > 0;) {
       const uint64_t some = std::min<uint64_t>(left, format::kAlign);
       stretches.emplace_back(nullptr, some);
       left -= some;
     }
-  }
-  return stretches;
-}
-
-Stretches WindowOf(const SidePart& part, const Shape& shape) {
-  Stretches stretches;
-  for (uint64_t head = 0; head < shape.kv_heads; ++head) {
-    stretches.emplace_back(part.cache->window_rows(head, part.first_row - part.cache->sealed()),
-                           part.rows * shape.head_dim * sizeof(uint16_t));
   }
   return stretches;
 }
@@ -316,9 +361,6 @@ uint64_t SectionSize(uint64_t payload) { return format::kSectionBytes + Padded(p
 
 absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sink) {
   KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("saving"));
-  if (cache.runtime().device() != nullptr) {
-    return UnsupportedError("a cache on a CUDA device cannot be saved yet; use a runtime on the CPU");
-  }
   const Shape& shape = cache.plan().shape();
   if (options.fingerprint.size() > format::kMostFingerprint) {
     return InvalidError("fingerprint_bytes is ", options.fingerprint.size(), "; the most is ",
@@ -355,28 +397,53 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
   header.Put<uint64_t>(32, sections);
   header.Seal();
 
+  // What a device measured, and whether all that it was given is finite, stands fast before anything
+  // is written: nobody appends while this runs.
+  std::vector<std::vector<std::byte>> tables;
+  tables.reserve(parts->size());
+  {
+    Turn turn(cache.runtime());
+    for (const SidePart& part : *parts) {
+      KVG_RETURN_IF_ERROR(cache.CheckMark(turn, part.layer));
+      if (turn.device() != nullptr) part.cache->FetchErrors(turn.executor());
+      tables.push_back(TableOf(part, options.first_token));
+    }
+    KVG_RETURN_IF_ERROR(turn.status());
+  }
+  Reader reader(cache.runtime());
+  const auto put_segment = [&](Writer& writer, const SidePart& part, const Segment& segment,
+                               uint64_t index) -> absl::Status {
+    const absl::StatusOr<const std::byte*> payload = reader.Payload(segment);
+    KVG_RETURN_IF_ERROR(payload.status());
+    return writer.Section(format::kData, part.layer, part.side, index,
+                          PayloadOf(segment, *payload));
+  };
+
   Writer writer(sink);
   KVG_RETURN_IF_ERROR(writer.Put(header.data(), header.size()));
   KVG_RETURN_IF_ERROR(writer.Section(format::kModel, format::kNone, format::kNone, 0,
                                      {{model.data(), model.size()}}));
   KVG_RETURN_IF_ERROR(writer.Section(format::kPlan, format::kNone, format::kNone, 0,
                                      {{recipes.data(), recipes.size()}}));
-  for (const SidePart& part : *parts) {
-    const std::vector<std::byte> table = TableOf(part, options.first_token);
+  for (size_t i = 0; i < parts->size(); ++i) {
+    const SidePart& part = (*parts)[i];
+    const std::vector<std::byte>& table = tables[i];
     KVG_RETURN_IF_ERROR(writer.Section(format::kSide, part.layer, part.side, 0,
                                        {{table.data(), table.size()}}));
     uint64_t index = 0;
     for (const Segment* segment : part.segments) {
-      KVG_RETURN_IF_ERROR(
-          writer.Section(format::kData, part.layer, part.side, index++, PayloadOf(*segment)));
+      KVG_RETURN_IF_ERROR(put_segment(writer, part, *segment, index++));
     }
-    if (part.page != nullptr) {
-      KVG_RETURN_IF_ERROR(
-          writer.Section(format::kData, part.layer, part.side, index, PayloadOf(*part.page)));
-    }
+    if (part.page != nullptr) KVG_RETURN_IF_ERROR(put_segment(writer, part, *part.page, index));
     if (part.rows > 0) {
+      const absl::StatusOr<std::vector<const void*>> rows = reader.Rows(part, shape);
+      KVG_RETURN_IF_ERROR(rows.status());
+      Stretches stretches;
+      for (const void* head : *rows) {
+        stretches.emplace_back(head, part.rows * shape.head_dim * sizeof(uint16_t));
+      }
       KVG_RETURN_IF_ERROR(
-          writer.Section(format::kWindow, part.layer, part.side, 0, WindowOf(part, shape)));
+          writer.Section(format::kWindow, part.layer, part.side, 0, stretches));
     }
   }
   return writer.Flush();

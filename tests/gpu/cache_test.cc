@@ -18,13 +18,6 @@ using ::testing::HasSubstr;
 
 constexpr Shape kShape{.layers = 2, .q_heads = 8, .kv_heads = 2, .head_dim = 64};
 
-bool OnCpuOnly(const std::string& recipe) {
-  const Recipe parsed = MakeRecipe(recipe);
-  return parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
-      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange ||
-      !parsed.select.none();
-}
-
 struct Input {
   std::vector<uint16_t> k, v;
 };

@@ -24,6 +24,13 @@ inline absl::StatusOr<std::shared_ptr<Runtime>> TryDeviceRuntime(uint64_t budget
   return Runtime::Create(options);
 }
 
+// Whether devices do not know the recipe yet.
+inline bool OnCpuOnly(const std::string& recipe) {
+  const Recipe parsed = MakeRecipe(recipe);
+  return parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
+         parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange || !parsed.select.none();
+}
+
 // Device memory with a copy of some bytes of the host.
 class OnDevice {
  public:
