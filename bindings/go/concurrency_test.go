@@ -116,6 +116,39 @@ func TestForksOnDifferentGoroutines(t *testing.T) {
 	wg.Wait()
 }
 
+// Batches over the same caches in different orders, beside writers of each: nobody waits for ever, and each answer is that of
+// some whole state.
+func TestBatchesAndWriters(t *testing.T) {
+	rt, plan, first := open(t, Options{Threads: 1}, "int8")
+	other := must[*Cache](t)(rt.NewCache(plan))
+	defer other.Close()
+	x := F32(fill(64*row, 1))
+	ok(t, errors.Join(first.Append(0, x, x), other.Append(0, x, x)))
+	var wg sync.WaitGroup
+	run := func(call func() error) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := 0; i < 2000; i++ {
+				if err := call(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	for _, order := range [][]*Cache{{first, other}, {other, first}, {other, first, other}} {
+		order := order
+		q, out := F32(fill(len(order)*qRow, 2)), F32(make([]float32, len(order)*qRow))
+		run(func() error { return AttendBatch(order, 0, q, out, AttendOptions{}) })
+	}
+	for _, c := range []*Cache{first, other} {
+		c := c
+		run(func() error { return errors.Join(c.Append(0, x, x), c.Truncate(0, 64)) })
+	}
+	wg.Wait()
+}
+
 // Close during calls: each call either succeeds or says that the cache is closed; memory is given back at the end.
 func TestCloseDuringUse(t *testing.T) {
 	rt, plan, _ := open(t, Options{}, "int8")

@@ -1,6 +1,7 @@
 package kvgear
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -80,5 +81,29 @@ func TestLogFromForeignThreads(t *testing.T) {
 	must[uint64](t)(rt.Memory())
 	if other != 100 {
 		t.Error("a removed sink is called")
+	}
+}
+
+func TestStreamsOnForeignThreads(t *testing.T) {
+	if !inPreloaded(t) {
+		return
+	}
+	rt, plan, cache := open(t, Options{}, "fp16")
+	x := F32(fill(5*savedTokens*row, 1))
+	ok(t, cache.Append(0, x, x))
+	for round := 0; round < 3; round++ {
+		var data bytes.Buffer
+		ok(t, cache.SaveTo(writerFunc(func(p []byte) (int, error) {
+			runtime.GC()
+			return data.Write(p)
+		}), SaveOptions{}))
+		back := must[*Cache](t)(rt.LoadCacheFrom(plan, &data, LoadOptions{}))
+		if !bytes.Equal(content(t, back), content(t, cache)) {
+			t.Error("another cache")
+		}
+		ok(t, back.Close())
+		if err := cache.SaveTo(writerFunc(func([]byte) (int, error) { panic(errOwn) }), SaveOptions{}); !errors.Is(err, ErrIO) || !errors.Is(err, errOwn) {
+			t.Error(err)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-/* kvgear_jni.c: what SWIG does not write of the Java binding: loading the library, exceptions, addresses of buffers, log lines. The
+/* kvgear_jni.c: what SWIG does not write of the Java binding: loading the library, exceptions, addresses of buffers, log lines, streams. The
  * natives of the class org.kvgear.internal.Natives. */
 #include "kvgear_jni.h"
 
@@ -15,10 +15,11 @@ static JavaVM *vm;
 static jclass natives;        /* org.kvgear.internal.Natives */
 static jmethodID failure;     /* its method that makes a KvgException */
 static jmethodID log_deliver; /* org.kvgear.internal.LogSlot.deliver */
+static jmethodID stream_move; /* org.kvgear.internal.Transfer.move */
 
 JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM *java, void *reserved) {
   JNIEnv *env = NULL;
-  jclass found, slot;
+  jclass found, slot, transfer;
   (void)reserved;
   vm = java;
   if ((*vm)->GetEnv(vm, (void **)&env, JNI_VERSION_10) != JNI_OK) return JNI_ERR;
@@ -33,7 +34,12 @@ JNIEXPORT jint JNICALL JNI_OnLoad(JavaVM *java, void *reserved) {
   if (!slot) return JNI_ERR;
   log_deliver = (*env)->GetMethodID(env, slot, "deliver", "(I[B)V");
   (*env)->DeleteLocalRef(env, slot);
-  return log_deliver ? JNI_VERSION_10 : JNI_ERR;
+  if (!log_deliver) return JNI_ERR;
+  transfer = (*env)->FindClass(env, "org/kvgear/internal/Transfer");
+  if (!transfer) return JNI_ERR;
+  stream_move = (*env)->GetMethodID(env, transfer, "move", "(I)I");
+  (*env)->DeleteLocalRef(env, transfer);
+  return stream_move ? JNI_VERSION_10 : JNI_ERR;
 }
 
 JNIEXPORT void JNICALL JNI_OnUnload(JavaVM *java, void *reserved) {
@@ -115,20 +121,33 @@ NATIVE(jlong, address)(JNIEnv *env, jclass self, jobject buffer) {
   return (jlong)(intptr_t)(*env)->GetDirectBufferAddress(env, buffer);
 }
 
+/* --------------------------------------------------------------- calling back */
+
+/* What Java needs to be called on this thread; one that Java does not know is attached until let_go. NULL where that fails: Java is
+ * ending. */
+static JNIEnv *take_hold(jint *state) {
+  JNIEnv *env = NULL;
+  *state = (*vm)->GetEnv(vm, (void **)&env, JNI_VERSION_10);
+  if (*state == JNI_EDETACHED) {
+    JavaVMAttachArgs how = {JNI_VERSION_10, (char *)"kvgear", NULL};
+    /* A daemon: it must not keep the program from ending. */
+    return (*vm)->AttachCurrentThreadAsDaemon(vm, (void **)&env, &how) == JNI_OK ? env : NULL;
+  }
+  return *state == JNI_OK ? env : NULL;
+}
+
+static void let_go(jint state) {
+  if (state == JNI_EDETACHED) (*vm)->DetachCurrentThread(vm);
+}
+
 /* ----------------------------------------------------------------- log lines */
 
-/* kvg_log_fn: `user` is a global reference to a LogSlot. A thread that Java does not know is attached for the call. */
+/* kvg_log_fn: `user` is a global reference to a LogSlot. */
 static void deliver(void *user, kvg_log_level level, const char *message) {
-  JNIEnv *env = NULL;
+  jint state;
+  JNIEnv *env = take_hold(&state);
   jbyteArray line;
-  const jint state = (*vm)->GetEnv(vm, (void **)&env, JNI_VERSION_10);
-  if (state == JNI_EDETACHED) {
-    JavaVMAttachArgs how = {JNI_VERSION_10, (char *)"kvgear", NULL};
-    /* A daemon: it must not keep the program from ending. It fails when Java is ending; then nobody reads the line. */
-    if ((*vm)->AttachCurrentThreadAsDaemon(vm, (void **)&env, &how) != JNI_OK) return;
-  } else if (state != JNI_OK) {
-    return;
-  }
+  if (!env) return; /* nobody reads the line */
   line = bytes_of(env, message);
   if (line) {
     (*env)->CallVoidMethod(env, (jobject)user, log_deliver, (jint)level, line);
@@ -137,7 +156,7 @@ static void deliver(void *user, kvg_log_level level, const char *message) {
   } else {
     (*env)->ExceptionClear(env); /* no memory: the line is lost, the call that it tells of is not */
   }
-  if (state == JNI_EDETACHED) (*vm)->DetachCurrentThread(vm);
+  let_go(state);
 }
 
 /* Sets or, with null, removes the sink; the result is what the library keeps of it, for freeLog after the next setLog. */
@@ -165,4 +184,97 @@ NATIVE(jlong, setLog)(JNIEnv *env, jclass self, jlong runtime, jobject slot) {
 NATIVE(void, freeLog)(JNIEnv *env, jclass self, jlong kept) {
   (void)self;
   (*env)->DeleteGlobalRef(env, (jobject)(intptr_t)kept);
+}
+
+/* ------------------------------------------------------------------- streams */
+
+/* `user` of the functions below: a stream of Java's and the array that its bytes go through, by global references. */
+struct transfer {
+  jobject object;
+  jbyteArray buffer;
+  jsize room;
+};
+
+static int64_t move(const struct transfer *t, const void *from, void *into, uint64_t bytes) {
+  jint state, moved;
+  JNIEnv *env = take_hold(&state);
+  const jsize n = bytes < (uint64_t)t->room ? (jsize)bytes : t->room;
+  if (!env) return -1;
+  if (from) (*env)->SetByteArrayRegion(env, t->buffer, 0, n, (const jbyte *)from);
+  moved = (*env)->CallIntMethod(env, t->object, stream_move, (jint)n);
+  if ((*env)->ExceptionCheck(env)) { /* Transfer lets none out but when memory is short */
+    (*env)->ExceptionClear(env);
+    moved = -1;
+  }
+  if (into && moved > 0) (*env)->GetByteArrayRegion(env, t->buffer, 0, moved, (jbyte *)into);
+  let_go(state);
+  return moved;
+}
+
+static int64_t write_stream(void *user, const void *data, uint64_t bytes) { return move(user, data, NULL, bytes); }
+
+static int64_t read_stream(void *user, void *data, uint64_t bytes) { return move(user, NULL, data, bytes); }
+
+/* False with an exception pending. end_transfer must follow in any case. */
+static int begin_transfer(JNIEnv *env, const char *operation, struct transfer *t, jobject object, jbyteArray buffer) {
+  t->object = (*env)->NewGlobalRef(env, object);
+  t->buffer = (jbyteArray)(*env)->NewGlobalRef(env, buffer);
+  t->room = (*env)->GetArrayLength(env, buffer);
+  if (t->object && t->buffer) return 1;
+  kvg_jni_throw(env, operation, KVG_E_NOMEM, "no memory for a global reference");
+  return 0;
+}
+
+static void end_transfer(JNIEnv *env, const struct transfer *t) {
+  if (t->object) (*env)->DeleteGlobalRef(env, t->object);
+  if (t->buffer) (*env)->DeleteGlobalRef(env, t->buffer);
+}
+
+/* A struct as Java has it. False with an exception pending: the array is too short. */
+static int get_struct(JNIEnv *env, jbyteArray from, void *to, size_t size) {
+  (*env)->GetByteArrayRegion(env, from, 0, (jsize)size, (jbyte *)to);
+  return !(*env)->ExceptionCheck(env);
+}
+
+NATIVE(void, saveStream)(JNIEnv *env, jclass self, jlong cache, jbyteArray desc, jobject object, jbyteArray buffer) {
+  static const char operation[] = "kvg_cache_save_stream";
+  struct transfer t;
+  kvg_save_desc d;
+  kvg_error detail;
+  (void)self;
+  if (begin_transfer(env, operation, &t, object, buffer) && get_struct(env, desc, &d, sizeof d)) {
+    const kvg_status status = kvg_cache_save_stream((kvg_cache *)(intptr_t)cache, write_stream, &t, &d, &detail);
+    if (status != KVG_OK) kvg_jni_throw(env, operation, status, detail.message);
+  }
+  end_transfer(env, &t);
+}
+
+NATIVE(jlong, loadStream)
+(JNIEnv *env, jclass self, jlong runtime, jlong plan, jbyteArray desc, jobject object, jbyteArray buffer) {
+  static const char operation[] = "kvg_cache_load_stream";
+  struct transfer t;
+  kvg_load_desc d;
+  kvg_cache *out = NULL;
+  kvg_error detail;
+  (void)self;
+  if (begin_transfer(env, operation, &t, object, buffer) && get_struct(env, desc, &d, sizeof d)) {
+    const kvg_status status = kvg_cache_load_stream((kvg_runtime *)(intptr_t)runtime, (kvg_plan *)(intptr_t)plan, read_stream, &t,
+                                                    &d, &out, &detail);
+    if (status != KVG_OK) kvg_jni_throw(env, operation, status, detail.message);
+  }
+  end_transfer(env, &t);
+  return (jlong)(intptr_t)out;
+}
+
+NATIVE(void, extendStream)(JNIEnv *env, jclass self, jlong cache, jbyteArray desc, jobject object, jbyteArray buffer) {
+  static const char operation[] = "kvg_cache_extend_stream";
+  struct transfer t;
+  kvg_load_desc d;
+  kvg_error detail;
+  (void)self;
+  if (begin_transfer(env, operation, &t, object, buffer) && get_struct(env, desc, &d, sizeof d)) {
+    const kvg_status status = kvg_cache_extend_stream((kvg_cache *)(intptr_t)cache, read_stream, &t, &d, &detail);
+    if (status != KVG_OK) kvg_jni_throw(env, operation, status, detail.message);
+  }
+  end_transfer(env, &t);
 }

@@ -9,6 +9,8 @@
 
 #include "functions.h"
 
+_Static_assert(sizeof(jlong) == sizeof(void *), "an array of long is a list of handles");
+
 /* Makes a KvgException pending; `message` is UTF-8. */
 void kvg_jni_throw(JNIEnv *env, const char *operation, kvg_status status, const char *message);
 

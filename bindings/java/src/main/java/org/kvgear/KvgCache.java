@@ -1,20 +1,24 @@
 package org.kvgear;
 
+import java.io.InputStream;
+import java.io.OutputStream;
 import java.lang.ref.Cleaner;
 import java.lang.ref.Reference;
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
+import java.util.Comparator;
+import java.util.List;
 import java.util.Objects;
-import java.util.concurrent.locks.ReentrantReadWriteLock;
-import org.kvgear.internal.Handle;
 import org.kvgear.internal.Raw;
 import org.kvgear.internal.RawConstants;
 import org.kvgear.internal.Struct;
-import org.kvgear.internal.Structs.KvgAppendDesc;
+import org.kvgear.internal.Transfer;
 
 /**
  * The compressed cache of one sequence: one compressed object per layer.
  *
- * <p>All methods may be called from any number of threads. Those that change the cache (append, truncate, clear) wait for those that
- * read it (attend, read, length, fork, stats), and these for the former; different caches, also forks of one another, are
+ * <p>All methods may be called from any number of threads. Those that change the cache (append, truncate, clear, select, observe,
+ * probe, attendObserve, extend) wait for those that read it (attend, read, length, fork, stats, save and the others), and these for the former; different caches, also forks of one another, are
  * independent. After {@link #close} every method fails with {@link Status#STATE}; calls that are under way when it is called
  * end as if it had not been. A cache that is not closed ends when it is garbage.
  */
@@ -22,42 +26,22 @@ public final class KvgCache implements AutoCloseable {
   /** As a layer number: every layer of the cache. */
   public static final int ALL_LAYERS = 0xFFFFFFFF;
 
-  private final Handle handle;
+  private static final String SAVE_BUFFER = "kvg_cache_save_buffer";
+
+  private final CacheHandle handle;
   private final Cleaner.Cleanable cleanable;
   private final KvgRuntime runtime; // not garbage, with its log sink, as long as the cache is not
   private final Shape shape;
-  private final ReentrantReadWriteLock lock = new ReentrantReadWriteLock(); // the C handle takes many readers or one writer
 
   KvgCache(long pointer, KvgRuntime runtime, Shape shape) {
     this.runtime = runtime;
     this.shape = shape;
-    handle = new Handle("cache", pointer, Raw::kvg_cache_destroy);
-    cleanable = Ends.when(this, handle);
+    handle = new CacheHandle(pointer);
+    cleanable = Ends.when(this, handle.ends());
   }
 
-  /** Begins a call that reads, or one that writes; {@link #end} must end it. */
-  private long begin(String operation, boolean writes) {
-    long cache = handle.enter(operation);
-    // A thread that is in a call already can only be here through the log sink, and would wait for itself.
-    if (lock.isWriteLockedByCurrentThread() || lock.getReadHoldCount() > 0) {
-      handle.leave();
-      throw new KvgException(operation, RawConstants.KVG_E_STATE, "a log sink must not use the cache whose call its line came from");
-    }
-    if (writes) {
-      lock.writeLock().lock();
-    } else {
-      lock.readLock().lock();
-    }
-    return cache;
-  }
-
-  private void end(boolean wrote) {
-    if (wrote) {
-      lock.writeLock().unlock();
-    } else {
-      lock.readLock().unlock();
-    }
-    handle.leave();
+  CacheHandle handle() {
+    return handle;
   }
 
   /**
@@ -126,28 +110,15 @@ public final class KvgCache implements AutoCloseable {
     if (k.dtype() != v.dtype()) {
       throw KvgException.invalid(operation, "k and v differ in their element type");
     }
-    byte[] desc = packAppend(k.dtype(), tokens, kStrides, vStrides);
-    long cache = begin(operation, true);
+    byte[] desc = Strides.pack(k.dtype(), tokens, kStrides, vStrides);
+    long cache = handle.begin(operation, true);
     try {
       Raw.kvg_cache_append(cache, layer, k.address(operation), k.bytes(), v.address(operation), v.bytes(), desc);
     } finally {
-      end(true);
+      handle.end(true);
       Reference.reachabilityFence(k);
       Reference.reachabilityFence(v);
     }
-  }
-
-  static byte[] packAppend(DType dtype, long tokens, Strides k, Strides v) {
-    byte[] s = Struct.make(KvgAppendDesc.SIZE);
-    Struct.putInt(s, KvgAppendDesc.DTYPE, dtype.code());
-    Struct.putLong(s, KvgAppendDesc.TOKENS, tokens);
-    Struct.putLong(s, KvgAppendDesc.K_TOKEN_STRIDE, k.token());
-    Struct.putLong(s, KvgAppendDesc.K_HEAD_STRIDE, k.head());
-    Struct.putLong(s, KvgAppendDesc.K_DIM_STRIDE, k.dim());
-    Struct.putLong(s, KvgAppendDesc.V_TOKEN_STRIDE, v.token());
-    Struct.putLong(s, KvgAppendDesc.V_HEAD_STRIDE, v.head());
-    Struct.putLong(s, KvgAppendDesc.V_DIM_STRIDE, v.dim());
-    return s;
   }
 
   /**
@@ -184,16 +155,12 @@ public final class KvgCache implements AutoCloseable {
    */
   public void attend(int layer, Tensor q, Tensor out, AttendOptions options) {
     final String operation = "kvg_cache_attend";
-    int queries = options.queries();
-    if (queries == 0 && options.q().equals(Strides.CONTIGUOUS)) {
-      queries = queriesOf(operation, q);
-    }
-    byte[] desc = options.pack(q.dtype(), out.dtype(), queries);
-    long cache = begin(operation, false);
+    byte[] desc = options.pack(q.dtype(), out.dtype(), queriesOf(operation, options, q, 1));
+    long cache = handle.begin(operation, false);
     try {
       Raw.kvg_cache_attend(cache, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc);
     } finally {
-      end(false);
+      handle.end(false);
       Reference.reachabilityFence(q);
       Reference.reachabilityFence(out);
     }
@@ -214,16 +181,12 @@ public final class KvgCache implements AutoCloseable {
    */
   public void attendObserve(int layer, Tensor q, Tensor out, AttendOptions options) {
     final String operation = "kvg_cache_attend_observe";
-    int queries = options.queries();
-    if (queries == 0 && options.q().equals(Strides.CONTIGUOUS)) {
-      queries = queriesOf(operation, q);
-    }
-    byte[] desc = options.pack(q.dtype(), out.dtype(), queries);
-    long cache = begin(operation, true);
+    byte[] desc = options.pack(q.dtype(), out.dtype(), queriesOf(operation, options, q, 1));
+    long cache = handle.begin(operation, true);
     try {
       Raw.kvg_cache_attend_observe(cache, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc);
     } finally {
-      end(true);
+      handle.end(true);
       Reference.reachabilityFence(q);
       Reference.reachabilityFence(out);
     }
@@ -242,12 +205,7 @@ public final class KvgCache implements AutoCloseable {
    */
   public long held(int layer) {
     long[] slots = new long[1];
-    long cache = begin("kvg_cache_held", false);
-    try {
-      Raw.kvg_cache_held(cache, layer, slots);
-    } finally {
-      end(false);
-    }
+    handle.reading("kvg_cache_held", cache -> Raw.kvg_cache_held(cache, layer, slots));
     return slots[0];
   }
 
@@ -263,21 +221,234 @@ public final class KvgCache implements AutoCloseable {
    * @param layer the layer
    */
   public void select(int layer) {
-    long cache = begin("kvg_cache_select", true);
+    handle.writing("kvg_cache_select", cache -> Raw.kvg_cache_select(cache, layer));
+  }
+
+  /** How many queries a call for so many caches of this shape has: those of the options, or as many as q holds. */
+  private int queriesOf(String operation, AttendOptions options, Tensor q, int caches) {
+    if (options.queries() != 0 || !options.q().equals(Strides.CONTIGUOUS)) {
+      return options.queries();
+    }
+    long row = (long) shape.qHeads() * shape.headDim() * caches;
+    long queries = q.length() / row;
+    if (q.length() % row != 0 || queries == 0 || queries > Integer.MAX_VALUE) {
+      String what = caches > 1 ? "caches * q_heads * head_dim" : "q_heads * head_dim";
+      throw KvgException.invalid(operation, "q has " + q.length() + " elements, which is not a multiple of " + what + " = " + row);
+    }
+    return (int) queries;
+  }
+
+  /**
+   * As {@link #attend}, for one layer of several caches of one runtime and one shape in one call. The rows of a cache follow those of
+   * the one before it; a cache may come more than once.
+   *
+   * <p>From kvgear.h, kvg_cache_attend_batch:
+   * <pre>
+   * kvg_cache_attend for one layer of several caches in one call, each with its own number of tokens.
+   * The caches must be of one runtime and one shape; their recipes may differ, and a cache may come
+   * more than once. Each result has the bits that a call for its cache alone would give.
+   * Cost: O(tokens of all caches); no memory is kept.
+   * caches: the caches; 0 of them do nothing
+   * caches_len: how many
+   * q: queries, [caches_len * queries, q_heads, head_dim]: query i of cache c is row c * queries + i. Strides as in kvg_cache_attend, from row to row.
+   * out: results in the same order, likewise
+   * </pre>
+   *
+   * @param caches the caches
+   * @param layer the layer
+   * @param q queries, [caches * queries, q_heads, head_dim]
+   * @param out results, of the same shape; must not overlap q
+   * @param options what is to be computed
+   */
+  public static void attendBatch(List<KvgCache> caches, int layer, Tensor q, Tensor out, AttendOptions options) {
+    final String operation = "kvg_cache_attend_batch";
+    List<KvgCache> all = List.copyOf(caches);
+    int queries = all.isEmpty() ? Math.max(options.queries(), 1) : all.get(0).queriesOf(operation, options, q, all.size());
+    byte[] desc = options.pack(q.dtype(), out.dtype(), queries);
+    long[] handles = all.stream().mapToLong(c -> c.handle.pointer()).toArray();
+    // Each cache once, and all calls in one order: two batches and two writers could otherwise wait for each other.
+    KvgCache[] order = all.stream().distinct().sorted(Comparator.comparingLong(c -> c.handle.pointer())).toArray(KvgCache[]::new);
+    int begun = 0;
     try {
-      Raw.kvg_cache_select(cache, layer);
+      for (; begun < order.length; begun++) {
+        order[begun].handle.begin(operation, false);
+      }
+      Raw.kvg_cache_attend_batch(handles, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc);
     } finally {
-      end(true);
+      while (begun > 0) {
+        order[--begun].handle.end(false);
+      }
+      Reference.reachabilityFence(q);
+      Reference.reachabilityFence(out);
     }
   }
 
-  private int queriesOf(String operation, Tensor q) {
-    long row = (long) shape.qHeads() * shape.headDim();
-    long queries = q.length() / row;
-    if (q.length() % row != 0 || queries == 0 || queries > Integer.MAX_VALUE) {
-      throw KvgException.invalid(operation, "q has " + q.length() + " elements, which is not a multiple of q_heads * head_dim = " + row);
+  /**
+   * The original position of the token in each slot of one KV head, in the order of {@link #read}.
+   *
+   * <p>From kvgear.h, kvg_cache_positions:
+   * <pre>
+   * Writes the original position of the token in each slot of one KV head, in the order in which
+   * kvg_cache_read returns them: ascending, but that sinks come behind what is compressed, and that a
+   * run compressed in tiers lists one tier after the other.
+   * positions_len: slots that there is room for; 0 asks for the number alone
+   * needed: slots of the layer; may be NULL
+   * </pre>
+   *
+   * @param layer the layer
+   * @param kvHead the KV head
+   * @return the positions
+   */
+  public long[] positions(int layer, int kvHead) {
+    return handle.list("kvg_cache_positions", (cache, list, needed) -> Raw.kvg_cache_positions(cache, layer, kvHead, list, needed));
+  }
+
+  /**
+   * The class of each slot of K or V: the bits of its codes, 16 where it is not compressed.
+   *
+   * <p>From kvgear.h, kvg_cache_bits:
+   * <pre>
+   * Writes the class of each slot of K or V: the bits of its codes, 16 where it is not compressed.
+   * Buffer rules as in kvg_cache_positions.
+   * </pre>
+   *
+   * @param layer the layer
+   * @param side keys or values
+   * @return the bits
+   */
+  public byte[] bits(int layer, Side side) {
+    Objects.requireNonNull(side, "side");
+    long[] needed = new long[1];
+    byte[][] bits = new byte[1][];
+    handle.reading("kvg_cache_bits", cache -> {
+      Raw.kvg_cache_bits(cache, layer, side.code(), new byte[0], needed);
+      bits[0] = new byte[Math.toIntExact(needed[0])];
+      if (needed[0] > 0) {
+        Raw.kvg_cache_bits(cache, layer, side.code(), bits[0], needed);
+      }
+    });
+    return bits[0];
+  }
+
+  /**
+   * Appends tokens of given positions: of a prompt that was pruned on its way through the layers.
+   *
+   * <p>From kvgear.h, kvg_cache_append_at:
+   * <pre>
+   * As kvg_cache_append, for tokens at given positions: of a prompt that was pruned on its way through
+   * the layers (see kvg_cache_next_tokens). Positions in between count as evicted. KVG_E_STATE on a
+   * layer that keeps all tokens.
+   * positions: ascending, beyond all that the layer has seen, below 2^32 - 1
+   * positions_len: desc-&gt;tokens
+   * </pre>
+   *
+   * @param layer the layer
+   * @param k keys, [positions.length, kv_heads, head_dim]
+   * @param v values, likewise and of the same type
+   * @param positions of the tokens, ascending
+   * @param kStrides how the keys lie in memory
+   * @param vStrides how the values do
+   */
+  public void appendAt(int layer, Tensor k, Tensor v, long[] positions, Strides kStrides, Strides vStrides) {
+    final String operation = "kvg_cache_append_at";
+    if (k.dtype() != v.dtype()) {
+      throw KvgException.invalid(operation, "k and v differ in their element type");
     }
-    return (int) queries;
+    byte[] desc = Strides.pack(k.dtype(), positions.length, kStrides, vStrides);
+    try {
+      handle.writing(
+          operation,
+          cache ->
+              Raw.kvg_cache_append_at(
+                  cache, layer, k.address(operation), k.bytes(), v.address(operation), v.bytes(), positions, desc));
+    } finally {
+      Reference.reachabilityFence(k);
+      Reference.reachabilityFence(v);
+    }
+  }
+
+  /**
+   * Gives a layer scores: the attention weights that each slot got, averaged over the query heads of its KV head and summed over
+   * query rows.
+   *
+   * <p>From kvgear.h, kvg_cache_observe:
+   * <pre>
+   * Gives a layer scores: for each KV head and slot the attention weights that the slot got, averaged
+   * over the query heads of the KV head and summed over query rows.
+   * scores: float32 [kv_heads][slots], not negative, finite
+   * scores_len: kv_heads * slots
+   * rows: how many query rows were summed; the newest. For a policy that reads only the newest row, 1
+   * </pre>
+   *
+   * @param layer the layer
+   * @param scores [kv_heads][slots]
+   * @param rows how many query rows were summed
+   */
+  public void observe(int layer, float[] scores, long rows) {
+    handle.writing("kvg_cache_observe", cache -> Raw.kvg_cache_observe(cache, layer, scores, rows));
+  }
+
+  /**
+   * Lets the library work scores out from queries of tokens appended before.
+   *
+   * <p>From kvgear.h, kvg_cache_probe:
+   * <pre>
+   * Lets the library work scores out from queries of tokens appended before. Cost: O(queries * slots)
+   * time, no matrix of that size. Rows that the policy does not read are passed over; without any
+   * use for scores nothing is done.
+   * q: queries as in kvg_cache_attend; of `desc` the fields that concern q, scale and logit_softcap are read; desc-&gt;queries rows
+   * positions: of the token of each query, not descending
+   * positions_len: desc-&gt;queries
+   * </pre>
+   *
+   * @param layer the layer
+   * @param q queries, [positions.length, q_heads, head_dim]
+   * @param positions of the token of each query, not descending
+   * @param options of these strides of q, scale and cap are used
+   */
+  public void probe(int layer, Tensor q, long[] positions, AttendOptions options) {
+    final String operation = "kvg_cache_probe";
+    byte[] desc = options.pack(q.dtype(), q.dtype(), positions.length);
+    try {
+      handle.writing(operation, cache -> Raw.kvg_cache_probe(cache, layer, q.address(operation), q.bytes(), positions, desc));
+    } finally {
+      Reference.reachabilityFence(q);
+    }
+  }
+
+  /**
+   * The positions whose queries the layer's policy wants {@link #probe} to see before it acts.
+   *
+   * <p>From kvgear.h, kvg_cache_probe_positions:
+   * <pre>
+   * Writes the positions whose queries the layer's policy wants kvg_cache_probe to see before it acts:
+   * for example the newest 64, or 5 % newest and 5 % drawn at random (from a fixed seed). None where it
+   * has no use for scores. Buffer rules as in kvg_cache_positions.
+   * </pre>
+   *
+   * @param layer the layer
+   * @return the positions
+   */
+  public long[] probePositions(int layer) {
+    return handle.list("kvg_cache_probe_positions", (cache, list, needed) -> Raw.kvg_cache_probe_positions(cache, layer, list, needed));
+  }
+
+  /**
+   * Which slots of a layer's prompt go on to the next layer.
+   *
+   * <p>From kvgear.h, kvg_cache_next_tokens:
+   * <pre>
+   * Writes which slots of a layer's prompt go on to the next layer, ascending (PyramidInfer): the
+   * caller gathers the hidden states of these tokens, and appends them to the next layer with
+   * kvg_cache_append_at. All of them on a layer that keeps all tokens. Buffer rules as in
+   * kvg_cache_positions.
+   * </pre>
+   *
+   * @param layer the layer
+   * @return the slots, ascending
+   */
+  public long[] nextTokens(int layer) {
+    return handle.list("kvg_cache_next_tokens", (cache, list, needed) -> Raw.kvg_cache_next_tokens(cache, layer, list, needed));
   }
 
   /**
@@ -298,12 +469,12 @@ public final class KvgCache implements AutoCloseable {
   public void read(int layer, Side side, long firstToken, long tokens, Tensor out) {
     final String operation = "kvg_cache_read";
     Objects.requireNonNull(side, "side");
-    long cache = begin(operation, false);
+    long cache = handle.begin(operation, false);
     try {
       Raw.kvg_cache_read(
           cache, layer, side.code(), firstToken, tokens, out.dtype().code(), out.writable(operation), out.bytes());
     } finally {
-      end(false);
+      handle.end(false);
       Reference.reachabilityFence(out);
     }
   }
@@ -321,11 +492,11 @@ public final class KvgCache implements AutoCloseable {
    */
   public long length(int layer) {
     long[] tokens = new long[1];
-    long cache = begin("kvg_cache_length", false);
+    long cache = handle.begin("kvg_cache_length", false);
     try {
       Raw.kvg_cache_length(cache, layer, tokens);
     } finally {
-      end(false);
+      handle.end(false);
     }
     return tokens[0];
   }
@@ -345,12 +516,7 @@ public final class KvgCache implements AutoCloseable {
    * @param tokens how many are to stay
    */
   public void truncate(int layer, long tokens) {
-    long cache = begin("kvg_cache_truncate", true);
-    try {
-      Raw.kvg_cache_truncate(cache, layer, tokens);
-    } finally {
-      end(true);
-    }
+    handle.writing("kvg_cache_truncate", cache -> Raw.kvg_cache_truncate(cache, layer, tokens));
   }
 
   /**
@@ -362,12 +528,7 @@ public final class KvgCache implements AutoCloseable {
    * </pre>
    */
   public void clear() {
-    long cache = begin("kvg_cache_clear", true);
-    try {
-      Raw.kvg_cache_clear(cache);
-    } finally {
-      end(true);
-    }
+    handle.writing("kvg_cache_clear", Raw::kvg_cache_clear);
   }
 
   /**
@@ -385,17 +546,21 @@ public final class KvgCache implements AutoCloseable {
    */
   public KvgCache fork() {
     long[] out = new long[1];
-    long cache = begin("kvg_cache_fork", false);
-    try {
-      Raw.kvg_cache_fork(cache, out);
-    } finally {
-      end(false);
-    }
+    handle.reading("kvg_cache_fork", cache -> Raw.kvg_cache_fork(cache, out));
     return new KvgCache(out[0], runtime, shape);
   }
 
   /**
-   * Saves the cache to a file.
+   * Saves all of the cache to a file.
+   *
+   * @param path the file
+   */
+  public void save(Path path) {
+    save(path, SaveOptions.DEFAULT);
+  }
+
+  /**
+   * Saves the cache, or a range of its layers and tokens, to a file.
    *
    * <p>From kvgear.h, kvg_cache_save:
    * <pre>
@@ -407,20 +572,106 @@ public final class KvgCache implements AutoCloseable {
    * </pre>
    *
    * @param path the file
+   * @param options what and how
    */
-  public void save(java.nio.file.Path path) {
-    String operation = "kvg_cache_save";
+  public void save(Path path, SaveOptions options) {
+    final String operation = "kvg_cache_save";
     byte[] name = Texts.terminated(operation, "path", path.toString());
-    long cache = begin(operation, false);
+    Packed desc = options.pack();
     try {
-      Raw.kvg_cache_save(cache, name, null);
+      handle.reading(operation, cache -> Raw.kvg_cache_save(cache, name, desc.struct()));
     } finally {
-      end(false);
+      Reference.reachabilityFence(desc);
     }
   }
 
   /**
-   * Adds a saved range to the cache.
+   * How many bytes the saved cache has. A cache of more than 2 GiB goes to a file or a stream.
+   *
+   * @param options what
+   * @return the number
+   */
+  public long savedBytes(SaveOptions options) {
+    long[] needed = new long[1];
+    Packed desc = options.pack();
+    try {
+      handle.reading(SAVE_BUFFER, cache -> Raw.kvg_cache_save_buffer(cache, 0, 0, needed, desc.struct()));
+    } finally {
+      Reference.reachabilityFence(desc);
+    }
+    return needed[0];
+  }
+
+  /**
+   * Saves the cache, or a range of it, to a buffer from its position on, and moves the position behind it. Where there is too little
+   * room ({@link Status#BUFFER_TOO_SMALL}) the position stays, and what lies behind it is undefined.
+   *
+   * <p>From kvgear.h, kvg_cache_save_buffer:
+   * <pre>
+   * The same into a buffer. KVG_E_BUFFER_TOO_SMALL if it is too short; what it holds then is undefined.
+   * To ask only for the needed length pass data_bytes 0.
+   * needed: bytes of the saved cache; may be NULL
+   * </pre>
+   *
+   * @param out the buffer; a direct one is filled in place
+   * @param options what
+   */
+  public void save(ByteBuffer out, SaveOptions options) {
+    if (out.isReadOnly()) {
+      throw KvgException.invalid(SAVE_BUFFER, "the memory for the result is read-only");
+    }
+    ByteBuffer direct = out.isDirect() ? out : ByteBuffer.allocateDirect(out.remaining());
+    Memory memory = Memory.of(direct);
+    long[] needed = new long[1];
+    Packed desc = options.pack();
+    try {
+      handle.reading(SAVE_BUFFER, cache -> {
+        Raw.kvg_cache_save_buffer(cache, memory.address(), memory.bytes(), needed, desc.struct());
+        if (memory.bytes() == 0) { // then it was only asked for the length
+          throw new KvgException(SAVE_BUFFER, RawConstants.KVG_E_BUFFER_TOO_SMALL, "the saved cache needs " + needed[0] + " bytes; pass a buffer");
+        }
+      });
+    } finally {
+      Reference.reachabilityFence(desc);
+      Reference.reachabilityFence(memory);
+    }
+    if (direct == out) {
+      out.position(out.position() + (int) needed[0]);
+    } else {
+      out.put(direct.limit((int) needed[0]));
+    }
+  }
+
+  /**
+   * Saves the cache, or a range of it, through a stream, which is not closed. What the stream throws ends it: the exception is of
+   * {@link Status#IO}, and has what was thrown as its cause. The stream must not use this cache ({@link Status#STATE}).
+   *
+   * <p>From kvgear.h, kvg_cache_save_stream:
+   * <pre>
+   * The same through a function, which gets the bytes in order.
+   * </pre>
+   *
+   * <p>From kvgear.h, kvg_write_fn:
+   * <pre>
+   * Takes bytes of a saved cache.
+   * Returns how many were taken, 1 to `bytes`; anything else ends the save with KVG_E_IO
+   * </pre>
+   *
+   * @param out receives the bytes
+   * @param options what
+   */
+  public void save(OutputStream out, SaveOptions options) {
+    Objects.requireNonNull(out, "out");
+    Packed desc = options.pack();
+    try {
+      handle.reading("kvg_cache_save_stream", cache -> Transfer.save(cache, desc.struct(), out));
+    } finally {
+      Reference.reachabilityFence(desc);
+    }
+  }
+
+  /**
+   * Adds a saved range to the cache, from a file.
    *
    * <p>From kvgear.h, kvg_cache_extend:
    * <pre>
@@ -430,15 +681,62 @@ public final class KvgCache implements AutoCloseable {
    * </pre>
    *
    * @param path the file
+   * @param options how
    */
-  public void extend(java.nio.file.Path path) {
-    String operation = "kvg_cache_extend";
+  public void extend(Path path, LoadOptions options) {
+    final String operation = "kvg_cache_extend";
     byte[] name = Texts.terminated(operation, "path", path.toString());
-    long cache = begin(operation, true);
+    Packed desc = options.pack();
     try {
-      Raw.kvg_cache_extend(cache, name, null);
+      handle.writing(operation, cache -> Raw.kvg_cache_extend(cache, name, desc.struct()));
     } finally {
-      end(true);
+      Reference.reachabilityFence(desc);
+    }
+  }
+
+  /**
+   * Adds a saved range to the cache, from what lies between position and limit of a buffer, which is not changed. One on Java's heap is
+   * copied first.
+   *
+   * <p>From kvgear.h, kvg_cache_extend_buffer:
+   * <pre>
+   * The same from a buffer.
+   * </pre>
+   *
+   * @param data the saved range; it may be longer
+   * @param options how
+   */
+  public void extend(ByteBuffer data, LoadOptions options) {
+    Packed desc = options.pack();
+    Memory memory = Memory.of(data);
+    try {
+      handle.writing(
+          "kvg_cache_extend_buffer", cache -> Raw.kvg_cache_extend_buffer(cache, memory.address(), memory.bytes(), desc.struct()));
+    } finally {
+      Reference.reachabilityFence(desc);
+      Reference.reachabilityFence(memory);
+    }
+  }
+
+  /**
+   * Adds a saved range to the cache, from a stream, with the rules of {@link KvgRuntime#loadCache(KvgPlan, InputStream, LoadOptions)}. The
+   * stream must not use this cache ({@link Status#STATE}).
+   *
+   * <p>From kvgear.h, kvg_cache_extend_stream:
+   * <pre>
+   * The same through a function.
+   * </pre>
+   *
+   * @param in the saved range
+   * @param options how
+   */
+  public void extend(InputStream in, LoadOptions options) {
+    Objects.requireNonNull(in, "in");
+    Packed desc = options.pack();
+    try {
+      handle.writing("kvg_cache_extend_stream", cache -> Transfer.extend(cache, desc.struct(), in));
+    } finally {
+      Reference.reachabilityFence(desc);
     }
   }
 
@@ -458,12 +756,7 @@ public final class KvgCache implements AutoCloseable {
   public Stats stats(int layer, Side side) {
     Objects.requireNonNull(side, "side");
     byte[] stats = Struct.make(org.kvgear.internal.Structs.KvgStats.SIZE);
-    long cache = begin("kvg_cache_stats", false);
-    try {
-      Raw.kvg_cache_stats(cache, layer, side.code(), stats);
-    } finally {
-      end(false);
-    }
+    handle.reading("kvg_cache_stats", cache -> Raw.kvg_cache_stats(cache, layer, side.code(), stats));
     return Stats.unpack(stats);
   }
 }

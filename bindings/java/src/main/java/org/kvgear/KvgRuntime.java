@@ -1,11 +1,17 @@
 package org.kvgear;
 
+import java.io.InputStream;
 import java.lang.ref.Cleaner;
+import java.lang.ref.Reference;
+import java.nio.ByteBuffer;
+import java.nio.file.Path;
+import java.util.Objects;
 import java.util.function.LongConsumer;
 import org.kvgear.internal.Handle;
 import org.kvgear.internal.Loader;
 import org.kvgear.internal.Log;
 import org.kvgear.internal.Raw;
+import org.kvgear.internal.Transfer;
 
 /**
  * Threads, memory and backends, shared by any number of caches. All methods may be called from any number of threads.
@@ -91,13 +97,20 @@ public final class KvgRuntime implements AutoCloseable {
    * @return the cache
    */
   public KvgCache newCache(KvgPlan plan) {
-    final String operation = "kvg_cache_create";
+    return open("kvg_cache_create", plan, (runtime, of, out) -> Raw.kvg_cache_create(runtime, of, out));
+  }
+
+  private interface Opening {
+    void open(long runtime, long plan, long[] out);
+  }
+
+  private KvgCache open(String operation, KvgPlan plan, Opening call) {
     long[] out = new long[1];
     long runtime = handle.enter(operation);
     try {
       long of = plan.handle().enter(operation);
       try {
-        Raw.kvg_cache_create(runtime, of, out);
+        call.open(runtime, of, out);
       } finally {
         plan.handle().leave();
       }
@@ -123,24 +136,112 @@ public final class KvgRuntime implements AutoCloseable {
    *
    * @param plan the plan that the cache was saved with, or one like it
    * @param path the file
+   * @param options how
    * @return the cache
    */
-  public KvgCache loadCache(KvgPlan plan, java.nio.file.Path path) {
+  public KvgCache loadCache(KvgPlan plan, Path path, LoadOptions options) {
     final String operation = "kvg_cache_load";
     byte[] name = Texts.terminated(operation, "path", path.toString());
-    long[] out = new long[1];
-    long runtime = handle.enter(operation);
+    Packed desc = options.pack();
     try {
-      long of = plan.handle().enter(operation);
-      try {
-        Raw.kvg_cache_load(runtime, of, name, null, out);
-      } finally {
-        plan.handle().leave();
-      }
+      return open(operation, plan, (runtime, of, out) -> Raw.kvg_cache_load(runtime, of, name, desc.struct(), out));
+    } finally {
+      Reference.reachabilityFence(desc);
+    }
+  }
+
+  /**
+   * Makes a cache of a file, all of which is read and checked.
+   *
+   * @param plan the plan that the cache was saved with, or one like it
+   * @param path the file
+   * @return the cache
+   */
+  public KvgCache loadCache(KvgPlan plan, Path path) {
+    return loadCache(plan, path, LoadOptions.DEFAULT);
+  }
+
+  /**
+   * Makes a cache of what lies between position and limit of a buffer, which is not changed and not needed afterwards. One on Java's
+   * heap is copied first.
+   *
+   * <p>From kvgear.h, kvg_cache_load_buffer:
+   * <pre>
+   * The same from a buffer, which may be longer than the saved cache and is not needed afterwards.
+   * </pre>
+   *
+   * @param plan the plan that the cache was saved with, or one like it
+   * @param data the saved cache; it may be longer
+   * @param options how
+   * @return the cache
+   */
+  public KvgCache loadCache(KvgPlan plan, ByteBuffer data, LoadOptions options) {
+    Packed desc = options.pack();
+    Memory memory = Memory.of(data);
+    try {
+      return open(
+          "kvg_cache_load_buffer",
+          plan,
+          (runtime, of, out) -> Raw.kvg_cache_load_buffer(runtime, of, memory.address(), memory.bytes(), desc.struct(), out));
+    } finally {
+      Reference.reachabilityFence(desc);
+      Reference.reachabilityFence(memory);
+    }
+  }
+
+  /**
+   * Makes a cache of what a stream gives, and reads no byte behind its end. What the stream throws ends it: the exception is of {@link
+   * Status#IO}, and has what was thrown as its cause.
+   *
+   * <p>From kvgear.h, kvg_cache_load_stream:
+   * <pre>
+   * The same through a function; it is not asked for bytes behind the end of the saved cache.
+   * </pre>
+   *
+   * <p>From kvgear.h, kvg_read_fn:
+   * <pre>
+   * Gives the next bytes of a saved cache.
+   * Returns how many were given, 1 to `bytes`; 0 at the end; below 0 for a failure
+   * </pre>
+   *
+   * @param plan the plan that the cache was saved with, or one like it
+   * @param in the saved cache
+   * @param options how
+   * @return the cache
+   */
+  public KvgCache loadCache(KvgPlan plan, InputStream in, LoadOptions options) {
+    Packed desc = options.pack();
+    Objects.requireNonNull(in, "in");
+    try {
+      return open(
+          "kvg_cache_load_stream", plan, (runtime, of, out) -> out[0] = Transfer.load(runtime, of, desc.struct(), in));
+    } finally {
+      Reference.reachabilityFence(desc);
+    }
+  }
+
+  /**
+   * Creates an empty store of caches by their tokens.
+   *
+   * <p>From kvgear.h, kvg_prefix_create:
+   * <pre>
+   * Creates an empty store.
+   * budget: most bytes that it may hold, those that its caches share counted once; 0 = no limit
+   * out: the store. Destroy with kvg_prefix_destroy.
+   * </pre>
+   *
+   * @param budget most bytes that it may hold; 0 = no limit
+   * @return the store
+   */
+  public KvgPrefix newPrefix(long budget) {
+    long[] out = new long[1];
+    long runtime = handle.enter("kvg_prefix_create");
+    try {
+      Raw.kvg_prefix_create(runtime, budget, out);
     } finally {
       handle.leave();
     }
-    return new KvgCache(out[0], this, plan.shapeAtCreation());
+    return new KvgPrefix(out[0], this);
   }
 
   /**

@@ -18,10 +18,13 @@ import static org.kvgear.Support.halves;
 import static org.kvgear.Support.open;
 import static org.kvgear.Support.shorts;
 
+import java.io.InputStream;
+import java.io.OutputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.ShortBuffer;
+import java.nio.file.Path;
 import java.util.Arrays;
 import java.util.List;
 import org.junit.jupiter.api.Test;
@@ -261,6 +264,28 @@ class CacheTest {
             () -> cache.length(0),
             cache::fork,
             () -> cache.stats(0, Side.K),
+            () -> KvgCache.attendBatch(List.of(cache), 0, q, out, AttendOptions.DEFAULT),
+            () -> cache.attendObserve(0, q, out, AttendOptions.DEFAULT),
+            () -> cache.held(0),
+            () -> cache.positions(0, 0),
+            () -> cache.bits(0, Side.K),
+            () -> cache.select(0),
+            () -> cache.appendAt(0, row, row, new long[1], Strides.CONTIGUOUS, Strides.CONTIGUOUS),
+            () -> cache.observe(0, new float[1], 1),
+            () -> cache.probe(0, q, new long[1], AttendOptions.DEFAULT),
+            () -> cache.probePositions(0),
+            () -> cache.nextTokens(0),
+            () -> cache.save(Path.of("x")),
+            () -> cache.save(ByteBuffer.allocate(9), SaveOptions.DEFAULT),
+            () -> cache.savedBytes(SaveOptions.DEFAULT),
+            () -> cache.save(OutputStream.nullOutputStream(), SaveOptions.DEFAULT),
+            () -> cache.extend(Path.of("x"), LoadOptions.DEFAULT),
+            () -> cache.extend(ByteBuffer.allocate(9), LoadOptions.DEFAULT),
+            () -> cache.extend(InputStream.nullInputStream(), LoadOptions.DEFAULT),
+            () -> runtime.loadCache(plan, Path.of("x")),
+            () -> runtime.loadCache(plan, ByteBuffer.allocate(9), LoadOptions.DEFAULT),
+            () -> runtime.loadCache(plan, InputStream.nullInputStream(), LoadOptions.DEFAULT),
+            () -> runtime.newPrefix(0),
             () -> runtime.newCache(plan),
             runtime::describe,
             runtime::memory,
@@ -322,13 +347,22 @@ class CacheTest {
     assertArrayEquals(options, RuntimeOptions.DEFAULT.pack());
     byte[] append = new byte[Structs.KvgAppendDesc.SIZE];
     Raw.kvg_append_desc_init(append);
-    assertArrayEquals(append, KvgCache.packAppend(DType.F16, 0, Strides.CONTIGUOUS, Strides.CONTIGUOUS));
+    assertArrayEquals(append, Strides.pack(DType.F16, 0, Strides.CONTIGUOUS, Strides.CONTIGUOUS));
     byte[] attend = new byte[Structs.KvgAttendDesc.SIZE];
     Raw.kvg_attend_desc_init(attend);
     assertArrayEquals(attend, AttendOptions.DEFAULT.pack(DType.F16, DType.F16, 1));
     byte[] shape = new byte[Structs.KvgShape.SIZE];
     Raw.kvg_shape_init(shape);
     assertArrayEquals(shape, new Shape(0, 0, 0, 0).pack());
+    byte[] save = new byte[Structs.KvgSaveDesc.SIZE];
+    Raw.kvg_save_desc_init(save);
+    assertArrayEquals(save, SaveOptions.DEFAULT.pack().struct());
+    byte[] load = new byte[Structs.KvgLoadDesc.SIZE];
+    Raw.kvg_load_desc_init(load);
+    assertArrayEquals(load, LoadOptions.DEFAULT.pack().struct());
+    byte[] prefix = new byte[Structs.KvgPrefixStats.SIZE];
+    Raw.kvg_prefix_stats_init(prefix);
+    assertArrayEquals(prefix, Struct.make(Structs.KvgPrefixStats.SIZE));
     byte[] stats = new byte[Structs.KvgStats.SIZE];
     Raw.kvg_stats_init(stats);
     assertArrayEquals(stats, Struct.make(Structs.KvgStats.SIZE));
@@ -386,29 +420,5 @@ class CacheTest {
       cache.fork();
     }
     assertTrue(runtime.memory() > 0);
-  }
-
-  @Test
-  void savedAndLoaded() throws java.io.IOException {
-    java.nio.file.Path path = java.nio.file.Files.createTempFile("kvgear", ".kvg");
-    try (var o = open(RuntimeOptions.DEFAULT, "gear-2")) {
-      o.cache().append(0, Tensor.copyOf(fill(200 * ROW, 1)), Tensor.copyOf(fill(200 * ROW, 2)));
-      o.cache().save(path);
-      try (KvgCache back = o.runtime().loadCache(o.plan(), path)) {
-        FloatBuffer want = floats(200 * ROW);
-        FloatBuffer got = floats(200 * ROW);
-        o.cache().read(0, Side.K, 0, 200, Tensor.f32(want));
-        back.read(0, Side.K, 0, 200, Tensor.f32(got));
-        assertEquals(want, got);
-        assertFails(Status.INVALID, "begin at", () -> back.extend(path));
-        back.clear();
-        back.extend(path);
-        assertEquals(200, back.length(0));
-      }
-      java.nio.file.Files.write(path, new byte[] {1, 2, 3});
-      assertFails(Status.CORRUPT, "not a saved cache", () -> o.runtime().loadCache(o.plan(), path));
-    } finally {
-      java.nio.file.Files.delete(path);
-    }
   }
 }

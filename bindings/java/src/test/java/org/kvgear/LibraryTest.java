@@ -3,7 +3,10 @@ package org.kvgear;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.io.ByteArrayInputStream;
+import java.io.ByteArrayOutputStream;
 import java.io.IOException;
+import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -18,7 +21,7 @@ import org.junit.jupiter.api.io.TempDir;
 
 /**
  * Loading in programs of their own, each of which prints what it meets. bindings/go/testdata/preload.c stands between them and the library: it has
- * another ABI version where asked, and writes log lines from a thread of its own.
+ * another ABI version where asked, writes log lines from a thread of its own, and uses streams on one.
  */
 class LibraryTest {
   @TempDir static Path folder;
@@ -218,5 +221,50 @@ class LibraryTest {
     String text = java(ForeignLog.class, Map.of(), "kvgear.library=" + shim);
     String uncaught = "uncaught ends this call of the sink, nothing else\n";
     assertEquals((uncaught + "100 true\n").repeat(3) + "no thread is left\n100\n", text);
+  }
+
+  /** The shim reads and writes streams on threads of its own. */
+  static final class ForeignStreams {
+    public static void main(String[] arguments) {
+      try (KvgRuntime runtime = KvgRuntime.create();
+          KvgPlan plan = KvgPlan.create(Support.SHAPE, "fp16");
+          KvgCache cache = runtime.newCache(plan)) {
+        Tensor x = Tensor.copyOf(Support.fill(1500 * Support.ROW, 1));
+        cache.append(0, x, x);
+        for (int round = 0; round < 3; round++) {
+          ByteArrayOutputStream data = new ByteArrayOutputStream() {
+            @Override
+            public synchronized void write(byte[] from, int offset, int length) {
+              super.write(from, offset, length);
+              System.gc();
+              if (!Thread.currentThread().isDaemon() || !Thread.currentThread().getName().equals("kvgear")) {
+                throw new IllegalStateException(Thread.currentThread() + " is no foreign thread");
+              }
+            }
+          };
+          cache.save(data, SaveOptions.DEFAULT);
+          try (KvgCache back = runtime.loadCache(plan, new ByteArrayInputStream(data.toByteArray()), LoadOptions.DEFAULT)) {
+            System.out.println(back.length(0));
+          }
+          try {
+            cache.save(new OutputStream() {
+              @Override
+              public void write(int b) {
+                throw new IllegalStateException("the stream is closed");
+              }
+            }, SaveOptions.DEFAULT);
+          } catch (KvgException e) {
+            System.out.println(e.status() + " " + e.getCause().getMessage());
+          }
+        }
+        System.out.println(Arrays.asList(ForeignLog.threads()).contains("kvgear") ? "a thread is left" : "no thread is left");
+      }
+    }
+  }
+
+  @Test
+  void streamsOnForeignThreads() throws Exception {
+    String text = java(ForeignStreams.class, Map.of(), "kvgear.library=" + shim);
+    assertEquals("1500\nIO the stream is closed\n".repeat(3) + "no thread is left\n", text);
   }
 }

@@ -31,6 +31,38 @@ class ThreadsTest {
     return Tensor.copyOf(Arrays.copyOfRange(x, step * each * ROW, (step + 1) * each * ROW));
   }
 
+  /** Batches over the same caches in different orders, beside writers of each: nobody waits for ever. */
+  @Test
+  void batchesAndWriters() throws Exception {
+    try (var o = open(RuntimeOptions.DEFAULT.withThreads(1), "int8"); KvgCache other = o.runtime().newCache(o.plan())) {
+      KvgCache first = o.cache();
+      Tensor x = Tensor.copyOf(fill(64 * ROW, 1));
+      first.append(0, x, x);
+      other.append(0, x, x);
+      List<Callable<Void>> work = new ArrayList<>();
+      for (List<KvgCache> order : List.of(List.of(first, other), List.of(other, first), List.of(other, first, other))) {
+        Tensor q = Tensor.copyOf(fill(order.size() * Q_ROW, 2));
+        Tensor out = Tensor.f32(floats(order.size() * Q_ROW));
+        work.add(() -> {
+          for (int i = 0; i < 2000; i++) {
+            KvgCache.attendBatch(order, 0, q, out, AttendOptions.DEFAULT);
+          }
+          return null;
+        });
+      }
+      for (KvgCache cache : List.of(first, other)) {
+        work.add(() -> {
+          for (int i = 0; i < 2000; i++) {
+            cache.append(0, x, x);
+            cache.truncate(0, 64);
+          }
+          return null;
+        });
+      }
+      together(work);
+    }
+  }
+
   /** Readers see one of the states that the writer makes, never something between two. */
   @Test
   void readersAndOneWriter() throws Exception {

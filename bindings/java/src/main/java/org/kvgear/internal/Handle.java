@@ -31,6 +31,15 @@ public final class Handle implements Runnable {
   }
 
   /**
+   * The handle in C, which may have ended.
+   *
+   * @return its address
+   */
+  public long pointer() {
+    return pointer;
+  }
+
+  /**
    * Begins a call, which {@link #leave} must end.
    *
    * @param operation the call, for the message

@@ -26,6 +26,12 @@ public final class Natives {
 
   static native void freeLog(long kept);
 
+  static native void saveStream(long cache, byte[] desc, Transfer transfer, byte[] buffer);
+
+  static native long loadStream(long runtime, long plan, byte[] desc, Transfer transfer, byte[] buffer);
+
+  static native void extendStream(long cache, byte[] desc, Transfer transfer, byte[] buffer);
+
   /** Called by kvg_jni_throw. */
   static Throwable failure(String operation, int code, byte[] message) {
     return new KvgException(operation, code, new String(message, StandardCharsets.UTF_8));

@@ -76,6 +76,9 @@ class AbiTest {
     Set<String> used =
         Pattern.compile("Raw(\\.|::)(kvg_\\w+)").matcher(source).results().map(m -> m.group(2)).collect(Collectors.toCollection(TreeSet::new));
     assertTrue(source.indexOf("log.set(") > 0 && used.add("kvg_runtime_set_log"));
+    for (String verb : List.of("save", "load", "extend")) {
+      assertTrue(source.indexOf("Transfer." + verb + "(") > 0 && used.add("kvg_cache_" + verb + "_stream"));
+    }
     Set<String> leftOut =
         Pattern.compile("(?m)^java (kvg_\\w+) \\S")
             .matcher(Files.readString(REPOSITORY.resolve("bindings/swig/left_out.txt")))
