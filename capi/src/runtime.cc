@@ -30,6 +30,15 @@ absl::Status ReadAllocator(const kvg_allocator* theirs, kvg::AllocatorTable* out
   return absl::OkStatus();
 }
 
+// Of a device's memory: one that is given must be whole.
+absl::Status ReadSlabs(const kvg_allocator* theirs, const char* name, kvg::AllocatorTable* out) {
+  if (theirs == nullptr) return absl::OkStatus();
+  KVG_RETURN_IF_ERROR(ReadAllocator(theirs, out));
+  if (out->alloc != nullptr && out->release != nullptr) return absl::OkStatus();
+  return kvg::InvalidError(name, " has no ", out->alloc == nullptr ? "alloc" : "release",
+                           " function; set both, or leave ", name, " NULL");
+}
+
 absl::Status ReadOptions(const kvg_runtime_options* theirs, kvg::RuntimeOptions* out) {
   kvg_runtime_options ours;
   InitStruct(&ours);
@@ -47,6 +56,8 @@ absl::Status ReadOptions(const kvg_runtime_options* theirs, kvg::RuntimeOptions*
   if (ours.allocator != nullptr) {
     KVG_RETURN_IF_ERROR(ReadAllocator(ours.allocator, &out->allocator));
   }
+  KVG_RETURN_IF_ERROR(ReadSlabs(ours.device_allocator, "device_allocator", &out->slabs.device));
+  KVG_RETURN_IF_ERROR(ReadSlabs(ours.pinned_allocator, "pinned_allocator", &out->slabs.pinned));
   return absl::OkStatus();
 }
 

@@ -41,7 +41,7 @@ KVG_LAYOUT(kvg_allocator, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END
            KVG_END(S, alloc), KVG_END(S, release));
 KVG_LAYOUT(kvg_runtime_options, KVG_END(S, struct_size), KVG_END(S, device),
            KVG_END(S, device_id), KVG_END(S, threads), KVG_END(S, memory_budget),
-           KVG_END(S, allocator));
+           KVG_END(S, allocator), KVG_END(S, device_allocator), KVG_END(S, pinned_allocator));
 KVG_LAYOUT(kvg_shape, KVG_END(S, struct_size), KVG_END(S, layers), KVG_END(S, q_heads),
            KVG_END(S, kv_heads), KVG_END(S, head_dim));
 KVG_LAYOUT(kvg_append_desc, KVG_END(S, struct_size), KVG_END(S, dtype), KVG_END(S, tokens),

@@ -13,6 +13,9 @@ namespace {
 // Of pinned memory little is needed: a few marks for each cache.
 constexpr size_t kPinnedSlab = size_t{1} << 18;
 
+// What a slab of a caller's allocator is aligned to: as much as cudaMalloc promises.
+constexpr size_t kSlabAlignment = 256;
+
 const char* MissingPart(ops::OpenResult result) {
   switch (result) {
     case ops::kNoDriver:
@@ -27,14 +30,14 @@ const char* MissingPart(ops::OpenResult result) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Device>> Device::Open(const ops::Plugin& plugin, uint32_t ordinal,
-                                                     Memory& ledger) {
+                                                     Memory& ledger, const Slabs& slabs) {
   ops::DeviceContext* context = nullptr;
   char why[300] = {};
   const ops::OpenResult result = plugin.open(ordinal, &context, why, sizeof(why) - 1);
   if (result != ops::kOpened) {
     return BackendError(MissingPart(result), " (", static_cast<const char*>(why), ")");
   }
-  std::unique_ptr<Device> device(new Device(plugin, Context(context, {&plugin}), ledger));
+  std::unique_ptr<Device> device(new Device(plugin, Context(context, {&plugin}), ledger, slabs));
   KVG_RETURN_IF_ERROR(device->status());
   return device;
 }
@@ -68,26 +71,40 @@ AllocatorTable Device::TableOf(Device* device, bool pinned) {
   return table;
 }
 
-Device::Device(const ops::Plugin& plugin, Context context, Memory& ledger)
+void* Device::NewSlab(const Device& device, bool pinned, size_t bytes) {
+  const AllocatorTable& own = pinned ? device.slabs_.pinned : device.slabs_.device;
+  if (own.alloc != nullptr) return own.alloc(own.user, bytes, kSlabAlignment);
+  const auto allocate = pinned ? device.plugin_.allocate_host : device.plugin_.allocate;
+  return allocate(device.context_.get(), bytes);
+}
+
+void Device::EndSlab(const Device& device, bool pinned, void* slab, size_t bytes) {
+  const AllocatorTable& own = pinned ? device.slabs_.pinned : device.slabs_.device;
+  if (own.alloc != nullptr) {
+    own.release(own.user, slab, bytes, kSlabAlignment);
+    return;
+  }
+  const auto release = pinned ? device.plugin_.release_host : device.plugin_.release;
+  release(device.context_.get(), slab);
+}
+
+Device::Device(const ops::Plugin& plugin, Context context, Memory& ledger, const Slabs& slabs)
     : plugin_(plugin),
       context_(std::move(context)),
+      slabs_(slabs),
       pool_({this,
              [](void* self, size_t bytes) {
-               const auto& device = *static_cast<Device*>(self);
-               return device.plugin_.allocate(device.context_.get(), bytes);
+               return NewSlab(*static_cast<Device*>(self), false, bytes);
              },
-             [](void* self, void* slab) {
-               const auto& device = *static_cast<Device*>(self);
-               device.plugin_.release(device.context_.get(), slab);
+             [](void* self, void* slab, size_t bytes) {
+               EndSlab(*static_cast<Device*>(self), false, slab, bytes);
              }}),
       pinned_pool_({this,
                     [](void* self, size_t bytes) {
-                      const auto& device = *static_cast<Device*>(self);
-                      return device.plugin_.allocate_host(device.context_.get(), bytes);
+                      return NewSlab(*static_cast<Device*>(self), true, bytes);
                     },
-                    [](void* self, void* slab) {
-                      const auto& device = *static_cast<Device*>(self);
-                      device.plugin_.release_host(device.context_.get(), slab);
+                    [](void* self, void* slab, size_t bytes) {
+                      EndSlab(*static_cast<Device*>(self), true, slab, bytes);
                     }},
                    kPinnedSlab),
       memory_(TableOf(this, false), ledger, PagePool::kPage),

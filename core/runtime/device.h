@@ -26,9 +26,13 @@ namespace kvg {
 
 class Device {
  public:
+  // Where slabs of its memory come from, instead of the plugin; without functions: the plugin.
+  struct Slabs {
+    AllocatorTable device, pinned;
+  };
   // `ledger` counts the bytes and has the budget; it outlives the device.
   static absl::StatusOr<std::unique_ptr<Device>> Open(const ops::Plugin& plugin, uint32_t ordinal,
-                                                      Memory& ledger);
+                                                      Memory& ledger, const Slabs& slabs = {});
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
   ~Device();  // waits for the device
@@ -88,7 +92,9 @@ class Device {
     bool scratch_captured = false;
   };
 
-  Device(const ops::Plugin& plugin, Context context, Memory& ledger);
+  Device(const ops::Plugin& plugin, Context context, Memory& ledger, const Slabs& slabs);
+  static void* NewSlab(const Device& device, bool pinned, size_t bytes);
+  static void EndSlab(const Device& device, bool pinned, void* slab, size_t bytes);
   size_t StreamOf(void* stream);
   void WaitForAll(size_t stream);
   void Check(ops::Failure failure) noexcept;
@@ -98,6 +104,7 @@ class Device {
 
   const ops::Plugin& plugin_;
   const Context context_;  // closed after everything below is gone
+  const Slabs slabs_;
   std::recursive_mutex mutex_;
   PagePool pool_, pinned_pool_;
   Memory memory_, pinned_;

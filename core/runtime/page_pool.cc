@@ -10,7 +10,9 @@
 namespace kvg {
 
 PagePool::~PagePool() {
-  for (const Slab& slab : slabs_) source_.release(source_.user, slab.base);
+  for (const Slab& slab : slabs_) {
+    source_.release(source_.user, slab.base, size_t{slab.pages} * kPage);
+  }
 }
 
 // Four bins to an octave: lengths of 4 to 7 fill bins 8 to 11, 8 to 15 fill 12 to 15, and so on.

@@ -24,7 +24,7 @@ class PagePool {
   struct Source {
     void* user = nullptr;
     void* (*allocate)(void* user, size_t bytes) = nullptr;
-    void (*release)(void* user, void* slab) = nullptr;
+    void (*release)(void* user, void* slab, size_t bytes) = nullptr;
   };
 
   // A request beyond `slab` gets a slab of its own size.

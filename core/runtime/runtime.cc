@@ -50,6 +50,10 @@ absl::Status CudaError(const absl::Status& why) {
 absl::Status CheckDevice(const RuntimeOptions& options) {
   switch (options.device) {
     case DeviceType::kCpu:
+      if (options.slabs.device.alloc != nullptr || options.slabs.pinned.alloc != nullptr) {
+        return InvalidError("device_allocator or pinned_allocator is set; they are for the device "
+                            "CUDA, the CPU takes its memory from allocator");
+      }
       if (options.device_id != 0) {
         return InvalidError("device_id is ", options.device_id, "; the CPU has number 0 only");
       }
@@ -91,7 +95,7 @@ absl::StatusOr<std::shared_ptr<Runtime>> Runtime::Create(const RuntimeOptions& o
     std::shared_ptr<Runtime> runtime(new Runtime(options, **table));
     if (plugin != nullptr) {
       absl::StatusOr<std::unique_ptr<Device>> device =
-          Device::Open(*plugin, options.device_id, runtime->memory_);
+          Device::Open(*plugin, options.device_id, runtime->memory_, options.slabs);
       if (!device.ok()) return CudaError(device.status());
       runtime->device_ = *std::move(device);
     }

@@ -29,6 +29,7 @@ struct RuntimeOptions {
   uint32_t threads = 0;  // worker threads beside the caller's
   uint64_t memory_budget = 0;
   AllocatorTable allocator = SystemAllocator();
+  Device::Slabs slabs;  // of a device
 };
 
 class Runtime {

@@ -59,6 +59,8 @@ static void print_structs(void) {
   FIELD(kvg_runtime_options, threads);
   FIELD(kvg_runtime_options, memory_budget);
   FIELD(kvg_runtime_options, allocator);
+  FIELD(kvg_runtime_options, device_allocator);
+  FIELD(kvg_runtime_options, pinned_allocator);
   END(kvg_runtime_options);
 
   STRUCT(kvg_shape);

@@ -356,6 +356,18 @@ static void runtime_refusals(void) {
   table.reserved = 0;
   options.allocator = &table;
   REFUSED_OPTIONS(KVG_E_NOMEM, "alloc");
+  table.release = no_release;
+  options.device_allocator = &table;
+  REFUSED_OPTIONS(KVG_E_INVALID, "device_allocator");
+  options.pinned_allocator = &table;
+  REFUSED_OPTIONS(KVG_E_INVALID, "pinned_allocator");
+  table.release = NULL;
+  options.device = KVG_CUDA;
+  options.device_allocator = &table;
+  REFUSED_OPTIONS(KVG_E_INVALID, "device_allocator has no release");
+  options.device = KVG_CUDA;
+  options.pinned_allocator = &table;
+  REFUSED_OPTIONS(KVG_E_INVALID, "pinned_allocator has no release");
 #undef REFUSED_OPTIONS
   REFUSED(KVG_E_INVALID, "out is NULL", KVG(runtime_create)(NULL, NULL, &kvt_err));
   /* A kvg_error is not needed. */

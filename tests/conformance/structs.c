@@ -148,7 +148,9 @@ static void inputs(void) {
                                         END(kvg_runtime_options, device),
                                         END(kvg_runtime_options, device_id),
                                         END(kvg_runtime_options, threads),
-                                        END(kvg_runtime_options, memory_budget), 0};
+                                        END(kvg_runtime_options, memory_budget),
+                                        END(kvg_runtime_options, allocator),
+                                        END(kvg_runtime_options, device_allocator), 0};
   static const size_t allocator_ends[] = {
       END(kvg_allocator, struct_size), END(kvg_allocator, reserved), END(kvg_allocator, user),
       END(kvg_allocator, alloc), 0};

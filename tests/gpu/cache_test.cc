@@ -228,6 +228,104 @@ TEST(Device, OverBudgetNothingChanges) {
   Must(AppendRows(*cache, 0, in.k, in.v, 500, 500));
 }
 
+// Appends to some of many caches until the budget is spent: those that it refuses stay as they were,
+// and so do all others, forks included.
+TEST(Device, ABudgetThatManyCachesShare) {
+  auto runtime_or = TryDeviceRuntime(uint64_t{3} << 20);
+  if (!runtime_or.ok()) GTEST_SKIP() << "skipped: no CUDA device; " << runtime_or.status().message();
+  const std::shared_ptr<Runtime> runtime = *runtime_or;
+  const Input in = MakeInput(1, 4000);
+  std::vector<std::unique_ptr<Cache>> caches;
+  for (const char* recipe : {"fp16", "gear-2", "kivi-4", "int8"}) {
+    caches.push_back(MakeCache(kShape, recipe, runtime));
+    Must(AppendRows(*caches.back(), 0, in.k, in.v, 0, 300));
+    caches.push_back(Value(caches.back()->Fork()));
+  }
+  Random random(8);
+  int refused = 0;
+  for (int step = 0; step < 40; ++step) {
+    Cache& cache = *caches[random.Next() % caches.size()];
+    const uint64_t length = Length(cache), tokens = 1 + random.Next() % 900;
+    if (length + tokens > 4000) continue;
+    const uint64_t held = runtime->memory().held();
+    EXPECT_LE(held, runtime->memory().budget());
+    std::vector<std::vector<float>> before;
+    for (const auto& each : caches) before.push_back(ReadAll(*each, 0, ops::kSideK));
+    try {
+      Must(AppendRows(cache, 0, in.k, in.v, length, tokens));
+      continue;
+    } catch (const BudgetExceeded&) {
+      ++refused;
+    }
+    EXPECT_EQ(runtime->memory().held(), held);
+    EXPECT_EQ(Length(cache), length);
+    for (size_t i = 0; i < caches.size(); ++i) {
+      EXPECT_TRUE(ReadAll(*caches[i], 0, ops::kSideK) == before[i]) << i;
+    }
+  }
+  EXPECT_GT(refused, 5);
+  Must(caches[0]->Clear());
+  Must(AppendRows(*caches[0], 0, in.k, in.v, 0, 300));
+}
+
+// Slabs by way of another runtime's device, counted.
+struct CountedSlabs {
+  Runtime* runtime;
+  bool pinned;
+  size_t bytes = 0, most = SIZE_MAX, calls = 0;
+  AllocatorTable table() {
+    return {this,
+            [](void* self, size_t size, size_t) -> void* {
+              auto& slabs = *static_cast<CountedSlabs*>(self);
+              if (slabs.bytes + size > slabs.most) return nullptr;
+              slabs.bytes += size;
+              ++slabs.calls;
+              const Device::Call call(*slabs.runtime->device());
+              return slabs.pinned ? call.plugin().allocate_host(call.context(), size)
+                                  : call.plugin().allocate(call.context(), size);
+            },
+            [](void* self, void* slab, size_t size, size_t) {
+              auto& slabs = *static_cast<CountedSlabs*>(self);
+              slabs.bytes -= size;
+              const Device::Call call(*slabs.runtime->device());
+              slabs.pinned ? call.plugin().release_host(call.context(), slab)
+                           : call.plugin().release(call.context(), slab);
+            }};
+  }
+};
+
+TEST(Device, MemoryOfTheCallers) {
+  KVG_DEVICE_RUNTIME_OR_SKIP(other);
+  CountedSlabs device{other.get(), false}, pinned{other.get(), true};
+  device.most = size_t{65} << 20;  // one slab, and little more
+  {
+    const auto runtime = Value(TryDeviceRuntime(0, {device.table(), pinned.table()}));
+    const auto cache = MakeCache(kShape, "fp16", runtime);
+    const Input in = MakeInput(1, 20000);
+    Must(AppendRows(*cache, 0, in.k, in.v, 0, 5000));
+    EXPECT_GT(device.calls, 0u);
+    EXPECT_GT(pinned.calls, 0u);
+    const auto cpu = MakeCache(kShape, "fp16");
+    Must(AppendRows(*cpu, 0, in.k, in.v, 0, 5000));
+    const std::vector<float> before = ReadAll(*cache, 0, ops::kSideV);
+    EXPECT_TRUE(before == ReadAll(*cpu, 0, ops::kSideV));
+    std::vector<std::unique_ptr<Cache>> others;
+    const auto fill = [&] {
+      for (int i = 0; i < 40; ++i) {
+        others.push_back(MakeCache(kShape, "fp16", runtime));
+        Must(AppendRows(*others.back(), 0, in.k, in.v, 0, 20000));
+      }
+    };
+    EXPECT_THROW(fill(), std::bad_alloc);
+    EXPECT_LE(device.bytes, device.most);
+    EXPECT_TRUE(ReadAll(*cache, 0, ops::kSideV) == before);
+    others.clear();
+    Must(AppendRows(*cache, 0, in.k, in.v, 5000, 100));
+  }
+  EXPECT_EQ(device.bytes, 0u);
+  EXPECT_EQ(pinned.bytes, 0u);
+}
+
 TEST(Device, RefusesRecipesWithAMap) {
   KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
   const auto status = Cache::Create(runtime, Value(Plan::Create(kShape, "int4;1:int4-rot"))).status();

@@ -17,8 +17,10 @@
 
 namespace kvg::test {
 
-inline absl::StatusOr<std::shared_ptr<Runtime>> TryDeviceRuntime(uint64_t budget = 0) {
+inline absl::StatusOr<std::shared_ptr<Runtime>> TryDeviceRuntime(uint64_t budget = 0,
+                                                                const Device::Slabs& slabs = {}) {
   RuntimeOptions options;
+  options.slabs = slabs;
   options.device = DeviceType::kCuda;
   options.memory_budget = budget;
   return Runtime::Create(options);

@@ -87,7 +87,7 @@ struct Slabs {
               slabs.taken.push_back(std::malloc(bytes));
               return slabs.taken.back();
             },
-            [](void* self, void* slab) {
+            [](void* self, void* slab, size_t) {
               std::erase(static_cast<Slabs*>(self)->taken, slab);
               std::free(slab);
             }};

@@ -39,8 +39,9 @@
  * (10) CUDA. On a runtime of KVG_CUDA the tensors k, v, q and out lie in memory that the device
  *      reaches, and append and attend queue their work on desc->stream (a cudaStream_t; NULL is the
  *      default stream) and return. Calls without a stream wait, on the device, for all work that was
- *      given to the runtime, and the next call on every stream for them; kvg_cache_read and
- *      kvg_cache_stats return when they are done. Calls on one cache from several streams are the
+ *      given to the runtime, and the next call on every stream for them; kvg_cache_read,
+ *      kvg_cache_stats, saving and loading return when they are done. What is loaded is copied to
+ *      the device, mapped or not. Calls on one cache from several streams are the
  *      caller's to order. Attend may be captured into a graph, which reads the cache as it is at the
  *      capture: while it may be replayed, only that call's tensors may change. Elements of k or v
  *      that are not finite are found on the device: a later call on the layer gives
@@ -182,6 +183,13 @@ typedef struct kvg_runtime_options {
   uint32_t threads;               /**< worker threads beside the caller's, 0 to 1024 */
   uint64_t memory_budget;         /**< most bytes that all caches may hold, see kvg_runtime_memory */
   const kvg_allocator *allocator; /**< copied; NULL = the system's. Host memory of caches comes from it */
+  /** KVG_CUDA only; copied; NULL = cudaMalloc. Memory of the device for payloads and windows, taken in
+      slabs of 64 MiB and more, which are given back when the runtime ends. The device need not be the
+      calling thread's, and a stream may be under capture. */
+  const kvg_allocator *device_allocator;
+  /** KVG_CUDA only; copied; NULL = cudaHostAlloc. Host memory, portable and mapped, that the device
+      reaches at the same address; slabs of 256 KiB and more, likewise. */
+  const kvg_allocator *pinned_allocator;
 } kvg_runtime_options;
 
 /** Sets the defaults: CPU, no worker threads, no budget (0), system allocator. NULL is ignored. */

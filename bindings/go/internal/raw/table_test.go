@@ -8,7 +8,7 @@ import "reflect"
 var cStructs = []cStruct{
 	{"kvg_error", reflect.TypeOf(KvgError{}), []string{"code", "reserved", "message"}},
 	{"kvg_allocator", reflect.TypeOf(KvgAllocator{}), []string{"struct_size", "reserved", "user", "alloc", "release"}},
-	{"kvg_runtime_options", reflect.TypeOf(KvgRuntimeOptions{}), []string{"struct_size", "device", "device_id", "threads", "memory_budget", "allocator"}},
+	{"kvg_runtime_options", reflect.TypeOf(KvgRuntimeOptions{}), []string{"struct_size", "device", "device_id", "threads", "memory_budget", "allocator", "device_allocator", "pinned_allocator"}},
 	{"kvg_shape", reflect.TypeOf(KvgShape{}), []string{"struct_size", "layers", "q_heads", "kv_heads", "head_dim"}},
 	{"kvg_append_desc", reflect.TypeOf(KvgAppendDesc{}), []string{"struct_size", "dtype", "tokens", "k_token_stride", "k_head_stride", "k_dim_stride", "v_token_stride", "v_head_stride", "v_dim_stride", "stream"}},
 	{"kvg_attend_desc", reflect.TypeOf(KvgAttendDesc{}), []string{"struct_size", "q_dtype", "out_dtype", "queries", "non_causal", "scale", "logit_softcap", "reserved", "sliding_window", "q_token_stride", "q_head_stride", "out_token_stride", "out_head_stride", "stream"}},

@@ -70,12 +70,14 @@ type KvgAllocator struct {
 
 // What kvg_runtime_create needs to know.
 type KvgRuntimeOptions struct {
-	StructSize   uint32
-	Device       uint32  // default KVG_CPU; never changed in silence
-	DeviceID     uint32  // ordinal of the device, 0 for the CPU
-	Threads      uint32  // worker threads beside the caller's, 0 to 1024
-	MemoryBudget uint64  // most bytes that all caches may hold, see kvg_runtime_memory
-	Allocator    uintptr // copied; NULL = the system's. Host memory of caches comes from it
+	StructSize      uint32
+	Device          uint32  // default KVG_CPU; never changed in silence
+	DeviceID        uint32  // ordinal of the device, 0 for the CPU
+	Threads         uint32  // worker threads beside the caller's, 0 to 1024
+	MemoryBudget    uint64  // most bytes that all caches may hold, see kvg_runtime_memory
+	Allocator       uintptr // copied; NULL = the system's. Host memory of caches comes from it
+	DeviceAllocator uintptr
+	PinnedAllocator uintptr
 }
 
 // Shape of the attention layers of a model.

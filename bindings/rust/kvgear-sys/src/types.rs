@@ -127,6 +127,8 @@ pub struct kvg_runtime_options {
     pub memory_budget: u64,
     /// copied; NULL = the system's. Host memory of caches comes from it
     pub allocator: *const kvg_allocator,
+    pub device_allocator: *const kvg_allocator,
+    pub pinned_allocator: *const kvg_allocator,
 }
 
 /// Receives log lines, one at a time; may be called from any thread that calls the library or that

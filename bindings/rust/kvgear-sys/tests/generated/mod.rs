@@ -9,7 +9,7 @@ pub fn structs() -> Vec<Struct> {
     vec![
         layout_of!(kvg_error: code, reserved, message),
         layout_of!(kvg_allocator: struct_size, reserved, user, alloc, release),
-        layout_of!(kvg_runtime_options: struct_size, device, device_id, threads, memory_budget, allocator),
+        layout_of!(kvg_runtime_options: struct_size, device, device_id, threads, memory_budget, allocator, device_allocator, pinned_allocator),
         layout_of!(kvg_shape: struct_size, layers, q_heads, kv_heads, head_dim),
         layout_of!(kvg_append_desc: struct_size, dtype, tokens, k_token_stride, k_head_stride, k_dim_stride, v_token_stride, v_head_stride, v_dim_stride, stream),
         layout_of!(kvg_attend_desc: struct_size, q_dtype, out_dtype, queries, non_causal, scale, logit_softcap, reserved, sliding_window, q_token_stride, q_head_stride, out_token_stride, out_head_stride, stream),

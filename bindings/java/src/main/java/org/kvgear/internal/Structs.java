@@ -34,13 +34,15 @@ public final class Structs {
   /** What kvg_runtime_create needs to know. */
   public static final class KvgRuntimeOptions {
     /** Bytes of the struct. */
-    public static final int SIZE = 32;
+    public static final int SIZE = 48;
     public static final int STRUCT_SIZE = 0;
     public static final int DEVICE = 4; // default KVG_CPU; never changed in silence
     public static final int DEVICE_ID = 8; // ordinal of the device, 0 for the CPU
     public static final int THREADS = 12; // worker threads beside the caller's, 0 to 1024
     public static final int MEMORY_BUDGET = 16; // most bytes that all caches may hold, see kvg_runtime_memory
     public static final int ALLOCATOR = 24; // copied; NULL = the system's. Host memory of caches comes from it
+    public static final int DEVICE_ALLOCATOR = 32;
+    public static final int PINNED_ALLOCATOR = 40;
 
     private KvgRuntimeOptions() {}
   }

@@ -24,6 +24,8 @@ final class CTable {
           "field kvg_runtime_options.threads " + Structs.KvgRuntimeOptions.THREADS + " " + Integer.BYTES,
           "field kvg_runtime_options.memory_budget " + Structs.KvgRuntimeOptions.MEMORY_BUDGET + " " + Long.BYTES,
           "field kvg_runtime_options.allocator " + Structs.KvgRuntimeOptions.ALLOCATOR + " " + Long.BYTES,
+          "field kvg_runtime_options.device_allocator " + Structs.KvgRuntimeOptions.DEVICE_ALLOCATOR + " " + Long.BYTES,
+          "field kvg_runtime_options.pinned_allocator " + Structs.KvgRuntimeOptions.PINNED_ALLOCATOR + " " + Long.BYTES,
           "struct kvg_shape " + Structs.KvgShape.SIZE,
           "field kvg_shape.struct_size " + Structs.KvgShape.STRUCT_SIZE + " " + Integer.BYTES,
           "field kvg_shape.layers " + Structs.KvgShape.LAYERS + " " + Integer.BYTES,
