@@ -1,4 +1,4 @@
-// A plain copy: 4 loads of 16 bytes under way in each thread.
+// A plain copy, 4 loads of 16 bytes under way in each thread, and a trap.
 #include "tests/gpu/copy_kernel.h"
 
 namespace kvg::gpu_test {
@@ -17,7 +17,14 @@ __global__ void __launch_bounds__(512) Copy(uint4* to, const uint4* from, uint64
   for (; i < n; i += step) to[i] = from[i];
 }
 
+__global__ void Fault() { __trap(); }
+
 }  // namespace
+
+cudaError_t LaunchFault(cudaStream_t stream) {
+  Fault<<<1, 1, 0, stream>>>();
+  return cudaGetLastError();
+}
 
 cudaError_t LaunchCopy(void* to, const void* from, uint64_t bytes, cudaStream_t stream) {
   Copy<<<132 * 4, 512, 0, stream>>>(static_cast<uint4*>(to), static_cast<const uint4*>(from),
