@@ -69,6 +69,14 @@ bool Knows(const RuntimePtr& runtime, const ModelConfig& config, const std::stri
   return status == KVG_OK;
 }
 
+bool HasPolicy(const std::string& recipe) {
+  const std::string name = recipe.substr(0, recipe.find_first_of(",;"));
+  for (uint32_t i = 0; i < kvg_policy_count(); ++i) {
+    if (name == kvg_policy_name(i)) return true;
+  }
+  return recipe.find(",select=") != std::string::npos;
+}
+
 CompressedStore::CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan, DevicePtr device)
     : device_(std::move(device)) {
   kvg_shape shape;

@@ -36,6 +36,9 @@ std::vector<std::string> RecipeNames();
 /// Whether the runtime's device knows the recipe.
 bool Knows(const RuntimePtr& runtime, const ModelConfig& config, const std::string& recipe);
 
+/// Whether a recipe has a policy, which keeps fewer tokens or gives some fewer bits.
+bool HasPolicy(const std::string& recipe);
+
 class CompressedStore : public KvStore {
  public:
   /// `device` is the runtime's.

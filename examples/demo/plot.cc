@@ -5,13 +5,15 @@
 #include <cmath>
 #include <cstdio>
 
+#include "compressed_store.h"
 #include "labels.h"
 #include "refusal.h"
 
 namespace demo {
 namespace {
 
-constexpr double kHeight = 620;
+constexpr double kHeight = 620;     // with one row of panels
+constexpr double kRow = 540;        // of each further row
 constexpr double kPanelTop = 118;
 constexpr double kPanelBottom = 520;
 constexpr double kExactBottom = 548;  // below the panel: recipes that changed nothing
@@ -73,6 +75,7 @@ const char* Colour(const std::string& recipe) {
   if (recipe.rfind("gear", 0) == 0) return "#d9480f";
   if (recipe.rfind("kivi", 0) == 0) return "#1864ab";
   if (recipe.rfind("kcvt", 0) == 0) return "#862e9c";
+  if (recipe.rfind("tuned", 0) == 0) return "#c2255c";
   if (recipe.rfind("fp16", 0) == 0 || recipe.rfind("int", 0) == 0) return "#495057";
   return "#2b8a3e";
 }
@@ -216,11 +219,11 @@ std::string DrawPanel(Panel panel, const Axes& axes) {
   return out;
 }
 
-std::vector<Panel> MakePanels(const std::vector<Result>& results) {
+std::vector<Panel> MakePanels(const std::vector<Result>& results, const std::string& which) {
   std::vector<Panel> panels;
   const Result& first = results.front();
   if (first.answers.positions > 0) {
-    Panel panel = {Text("Exam answers (", first.all_exams().tried, " exams; right of tried)"),
+    Panel panel = {Text("Exam answers", which, " (", first.all_exams().tried, " exams; right of tried)"),
                    "mean KL divergence from the fp16 cache", {}};
     for (const Result& r : results) {
       panel.dots.push_back({r.recipe, Text(r.all_exams().right, "/", r.all_exams().tried),
@@ -229,7 +232,7 @@ std::vector<Panel> MakePanels(const std::vector<Result>& results) {
     panels.push_back(std::move(panel));
   }
   if (first.text.positions > 0) {
-    Panel panel = {Text("Prose (", first.text.positions, " positions; same top token)"),
+    Panel panel = {Text("Prose", which, " (", first.text.positions, " positions; same top token)"),
                    "mean KL divergence from the fp16 cache", {}};
     for (const Result& r : results) {
       panel.dots.push_back({r.recipe, Number("%.1f%%", 100 * r.text.same_top_share()),
@@ -243,13 +246,24 @@ std::vector<Panel> MakePanels(const std::vector<Result>& results) {
   return panels;
 }
 
+/// One row for the codes; where there are policies too, a second one for those, with fp16 in both.
+std::vector<std::vector<Panel>> MakeRows(const std::vector<Result>& results) {
+  std::vector<Result> codes = {results.front()}, policies = {results.front()};
+  for (size_t r = 1; r < results.size(); ++r) {
+    (HasPolicy(results[r].recipe) ? policies : codes).push_back(results[r]);
+  }
+  if (codes.size() == 1 || policies.size() == 1) return {MakePanels(results, "")};
+  return {MakePanels(codes, ", all tokens alike"), MakePanels(policies, ", tokens chosen by a policy")};
+}
+
 }  // namespace
 
 std::string PictureSvg(const std::vector<Result>& results, const std::string& model) {
-  const std::vector<Panel> panels = MakePanels(results);
-  const double width = kColumn * static_cast<double>(panels.size()) + 20;
+  const std::vector<std::vector<Panel>> rows = MakeRows(results);
+  const double width = kColumn * static_cast<double>(rows.front().size()) + 20;
+  const double height = kHeight + kRow * static_cast<double>(rows.size() - 1);
   std::string out = Text("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"", width,
-                         "\" height=\"", kHeight, "\" viewBox=\"0 0 ", width, " ", kHeight, "\">\n");
+                         "\" height=\"", height, "\" viewBox=\"0 0 ", width, " ", height, "\">\n");
   out +=
       "<style>\n"
       "text { font-family: 'DejaVu Sans', Verdana, Helvetica, Arial, sans-serif; }\n"
@@ -272,9 +286,13 @@ std::string PictureSvg(const std::vector<Result>& results, const std::string& mo
   out += TextAt(24, 36, "class=\"head\"", "Compressed KV caches: bytes against fidelity");
   out += TextAt(24, 60, "class=\"sub\"",
                 Text(model, ". Lower left is better; along the grey line nothing smaller is as close."));
-  for (size_t i = 0; i < panels.size(); ++i) {
-    const double left = kColumn * static_cast<double>(i) + kPanelLeft;
-    out += DrawPanel(panels[i], ChooseAxes(panels, left));
+  for (size_t row = 0; row < rows.size(); ++row) {
+    out += Text("<g transform=\"translate(0 ", kRow * static_cast<double>(row), ")\">\n");
+    for (size_t i = 0; i < rows[row].size(); ++i) {
+      const double left = kColumn * static_cast<double>(i) + kPanelLeft;
+      out += DrawPanel(rows[row][i], ChooseAxes(rows[row], left));
+    }
+    out += "</g>\n";
   }
   return out + "</svg>\n";
 }
