@@ -24,12 +24,15 @@ std::string DivergenceText(double value) {
 
 std::string ScoreText(const Score& score) { return Text(score.right, "/", score.tried); }
 
+bool Timed(const Result& r) { return r.decode_tokens_per_s > 0; }
+
 std::vector<std::string> Heading(const Result& first) {
   std::vector<std::string> heading = {"recipe", "kept", "bits/el", "KiB", "smaller"};
   for (const auto& [kind, score] : first.exams) heading.push_back(kind);
   if (!first.exams.empty()) heading.insert(heading.end(), {"exams", "KL exams"});
   if (first.text.positions > 0) heading.insert(heading.end(), {"KL text", "KL worst", "same top"});
-  heading.insert(heading.end(), {"err K", "err V", "tok/s", "attn ms"});
+  heading.insert(heading.end(), {"err K", "err V"});
+  if (Timed(first)) heading.insert(heading.end(), {"tok/s", "attn ms"});
   return heading;
 }
 
@@ -46,9 +49,10 @@ std::vector<std::string> Row(const Result& r) {
     row.insert(row.end(), {DivergenceText(r.text.mean()), DivergenceText(r.text.most),
                            Number("%.2f%%", 100 * r.text.same_top_share())});
   }
-  row.insert(row.end(), {Number("%.2f%%", 100 * r.error_k()), Number("%.2f%%", 100 * r.error_v()),
-                         Number("%.0f", r.decode_tokens_per_s),
-                         Number("%.2f", r.attention_ms)});
+  row.insert(row.end(), {Number("%.2f%%", 100 * r.error_k()), Number("%.2f%%", 100 * r.error_v())});
+  if (Timed(r)) {
+    row.insert(row.end(), {Number("%.0f", r.decode_tokens_per_s), Number("%.2f", r.attention_ms)});
+  }
   return row;
 }
 
@@ -103,8 +107,8 @@ std::string JsonText(const std::vector<Result>& results) {
                     {"exams", scores},
                     {"rel_error_k", r.error_k()},
                     {"rel_error_v", r.error_v()},
-                    {"decode_tokens_per_s", r.decode_tokens_per_s},
-                    {"attention_ms_per_token", r.attention_ms},
+                    {"decode_tokens_per_s", known(Timed(r), r.decode_tokens_per_s)},
+                    {"attention_ms_per_token", known(Timed(r), r.attention_ms)},
                     {"kl_exams_max", known(exams, r.answers.most)},
                     {"same_top_exams", known(exams, r.answers.same_top_share())},
                     {"kl_exams_by_kind", divergences},

@@ -70,14 +70,6 @@ std::vector<Choice> BestChoices(const std::vector<std::vector<Option>>& places, 
   return choices;
 }
 
-const Choice& BestWithin(const std::vector<Choice>& choices, double most) {
-  const Choice* best = &choices.front();
-  for (const Choice& choice : choices) {
-    if (choice.cost <= most && choice.damage < best->damage) best = &choice;
-  }
-  return *best;
-}
-
 const Choice& CheapestUnder(const std::vector<Choice>& choices, double most) {
   const Choice* best = &choices.back();
   for (const Choice& choice : choices) {

@@ -27,9 +27,6 @@ struct Choice {
 std::vector<Choice> BestChoices(const std::vector<std::vector<Option>>& places,
                                 size_t steps = 8192);
 
-/// The choice of least damage with cost <= `most`; where all are dearer, the cheapest.
-const Choice& BestWithin(const std::vector<Choice>& choices, double most);
-
 /// The cheapest choice with damage <= `most`; where all do more, the one that does least.
 const Choice& CheapestUnder(const std::vector<Choice>& choices, double most);
 

@@ -30,10 +30,11 @@
 ABSL_FLAG(std::string, model, "", "checkpoint: config.json and model.safetensors");
 ABSL_FLAG(std::vector<std::string>, calibrate, {},
           "tune: files to tune on and to check with: text, or exams (*.jsonl)");
-ABSL_FLAG(double, bits, 0, "tune: bits per element, everything counted");
+ABSL_FLAG(double, bits, 0, "tune: bits per element of a cache of --tokens, everything counted");
 ABSL_FLAG(double, max_kl, 0, "tune: mean divergence from the fp16 cache, in nats");
 ABSL_FLAG(uint64_t, max_memory, 0, "tune: bytes that a cache of --tokens may take");
-ABSL_FLAG(uint64_t, tokens, 0, "tune: of --max_memory");
+ABSL_FLAG(uint64_t, tokens, 0,
+          "tune: length of a cache for --bits and --max_memory (0: the longest question)");
 ABSL_FLAG(uint32_t, max_items, 0, "tune: most exams of a kind, and windows of a text (0: all)");
 ABSL_FLAG(uint32_t, threads, 0, "threads that work (0: as many as the machine has)");
 ABSL_FLAG(std::string, out, "", "the plan that was made, as text");
@@ -59,10 +60,10 @@ constexpr const char* kBase = "tc-3";
 // Keys rotated, of one width; values in the basis that they learn, of a mean width. The widest are there
 // so that a bound on the divergence can always be kept.
 constexpr Candidate kCandidates[] = {
-    {'k', "k.bits=2"},  {'k', "k.bits=3"},   {'k', "k.bits=4"},  {'k', "k.bits=6"},
-    {'k', "k.bits=8"},  {'k', "k.bits=16"},  {'v', "v.rate=0.5"}, {'v', "v.rate=1"},
-    {'v', "v.rate=1.5"}, {'v', "v.rate=2"},  {'v', "v.rate=3"},  {'v', "v.rate=4"},
-    {'v', "v.rate=6"},  {'v', "v.bits=16"},
+    {'k', "k.bits=1"},   {'k', "k.bits=2"},  {'k', "k.bits=3"},   {'k', "k.bits=4"},
+    {'k', "k.bits=6"},   {'k', "k.bits=8"},  {'k', "k.bits=16"},  {'v', "v.rate=0.25"},
+    {'v', "v.rate=0.5"}, {'v', "v.rate=1"},  {'v', "v.rate=1.5"}, {'v', "v.rate=2"},
+    {'v', "v.rate=3"},   {'v', "v.rate=4"},  {'v', "v.rate=6"},   {'v', "v.bits=16"},
 };
 
 std::vector<const char*> CandidatesOf(char side) {
@@ -120,6 +121,7 @@ bool EndsWith(const std::string& text, const std::string& end) {
 /// Every second item is for choosing, the others for checking.
 struct Split {
   demo::Questions choose, check;
+  uint64_t longest = 0;  // in tokens
 };
 
 Split ReadQuestions(const std::vector<std::string>& files, uint32_t most) {
@@ -128,12 +130,14 @@ Split ReadQuestions(const std::vector<std::string>& files, uint32_t most) {
     if (EndsWith(file, ".jsonl")) {
       std::map<std::string, size_t> seen;
       for (demo::Exam& exam : demo::ChooseExams(demo::ReadExams(file), most, 0)) {
+        split.longest = std::max<uint64_t>(split.longest, exam.prompt.size() + exam.answer.size());
         (seen[exam.kind]++ % 2 == 0 ? split.choose : split.check).exams.push_back(std::move(exam));
       }
     } else {
       size_t i = 0;
       for (std::string& window : demo::ChooseWindows(
                demo::ReadWholeFile(file), demo::kWindowPrompt + demo::kWindowScored, most, 0)) {
+        split.longest = std::max<uint64_t>(split.longest, window.size());
         (i++ % 2 == 0 ? split.choose : split.check).windows.push_back(std::move(window));
       }
     }
@@ -217,46 +221,56 @@ uint64_t BytesAt(const demo::ModelConfig& config, const std::string& plan, uint6
 
 struct Target {
   std::string words;
-  double bits = 0;    // 0: another target
+  double bits = 0;  // one of these three is not 0
   double max_kl = 0;
-  uint64_t max_memory = 0, tokens = 0;
+  uint64_t max_memory = 0;
+  uint64_t tokens = 0;
 };
 
-Target ReadTarget() {
+/// `longest`: of the questions, in tokens.
+Target ReadTarget(uint64_t longest) {
   Target t;
   t.bits = absl::GetFlag(FLAGS_bits);
   t.max_kl = absl::GetFlag(FLAGS_max_kl);
   t.max_memory = absl::GetFlag(FLAGS_max_memory);
   t.tokens = absl::GetFlag(FLAGS_tokens);
   if ((t.bits != 0) + (t.max_kl != 0) + (t.max_memory != 0) != 1) {
-    Refuse("Say what you want with one of --bits B, --max_kl X, or --max_memory BYTES --tokens N.");
+    Refuse("Say what you want with one of --bits=B, --max_kl=X, or --max_memory=BYTES --tokens=N.");
   }
-  if (!(t.bits >= 0 && t.bits <= 17)) Refuse("--bits needs a number above 0, up to 17.");
+  if (!(t.bits >= 0 && t.bits <= 32)) Refuse("--bits needs a number above 0, up to 32.");
   if (!(t.max_kl >= 0) || !std::isfinite(t.max_kl)) Refuse("--max_kl needs a number above 0.");
-  if ((t.max_memory != 0) != (t.tokens != 0)) {
-    Refuse("--max_memory and --tokens go together: bytes, and for how many tokens.");
-  }
-  if (t.bits != 0) t.words = demo::Text(t.bits, " bits per element");
+  if (t.max_memory != 0 && t.tokens == 0) Refuse("--max_memory needs --tokens=N: for how many tokens?");
+  if (t.tokens == 0) t.tokens = longest;
+  if (t.bits != 0) t.words = demo::Text(t.bits, " bits per element at ", t.tokens, " tokens");
   if (t.max_kl != 0) t.words = demo::Text("a divergence of ", t.max_kl);
   if (t.max_memory != 0) t.words = demo::Text(t.max_memory, " bytes for ", t.tokens, " tokens");
   return t;
 }
 
-/// The best of `choices` that a cache of so many tokens can hold.
+double Elements(const demo::ModelConfig& config, uint64_t tokens) {
+  return 2.0 * config.layers * config.kv_heads * config.head_dim * static_cast<double>(tokens);
+}
+
+/// The best of `choices` whose cache of so many tokens fits into `bytes`, or the cheapest.
 const Choice& BestInMemory(const demo::ModelConfig& config, const std::vector<Choice>& choices,
-                           const Target& target) {
-  size_t fits = 0, end = choices.size();  // choices[fits] fits or is the cheapest
+                           uint64_t tokens, double bytes) {
+  size_t fits = 0, end = choices.size();
   while (end - fits > 1) {
     const size_t middle = fits + (end - fits) / 2;
-    (BytesAt(config, PlanText(choices[middle]), target.tokens) <= target.max_memory ? fits : end) =
-        middle;
-  }
-  const uint64_t bytes = BytesAt(config, PlanText(choices[fits]), target.tokens);
-  if (bytes > target.max_memory) {
-    Refuse("The least plan takes ", bytes, " bytes for ", target.tokens, " tokens, more than ",
-           target.max_memory, ": allow more, or keep fewer tokens (select=).");
+    const uint64_t taken = BytesAt(config, PlanText(choices[middle]), tokens);
+    (static_cast<double>(taken) <= bytes ? fits : end) = middle;
   }
   return choices[fits];
+}
+
+const Choice& RequireFit(const demo::ModelConfig& config, const Choice& choice, const Target& target,
+                         double bytes) {
+  const uint64_t taken = BytesAt(config, PlanText(choice), target.tokens);
+  if (static_cast<double>(taken) <= bytes) return choice;
+  Refuse("The least plan takes ", taken, " bytes or ",
+         8 * static_cast<double>(taken) / Elements(config, target.tokens), " bits per element for ",
+         target.tokens, " tokens, more than ", target.words,
+         ": allow more, or keep fewer tokens (select=).");
 }
 
 /// The sum over places is a forecast; where the plan as a whole does more on the questions it was chosen
@@ -306,9 +320,12 @@ const Result* BestNamed(const std::vector<Result>& results, size_t begin, double
 }
 
 void Report(demo::Model& model, demo::ThreadPool& pool, const demo::Questions& check,
-            const std::vector<Choice>& choices, const Choice& chosen) {
+            const std::vector<Choice>& choices, const Choice& chosen, uint64_t tokens) {
   std::vector<Choice> shown = {chosen};
-  for (const double bits : kCurve) shown.push_back(BestWithin(choices, bits));
+  for (const double bits : kCurve) {
+    shown.push_back(BestInMemory(model.config(), choices, tokens,
+                                 bits / 8 * Elements(model.config(), tokens)));
+  }
   std::vector<std::string> plans = {"fp16"};
   for (const Choice& choice : shown) plans.push_back(PlanText(choice));
   const size_t named = plans.size();
@@ -341,12 +358,12 @@ void Report(demo::Model& model, demo::ThreadPool& pool, const demo::Questions& c
 }  // namespace
 
 void RunTune() {
-  const Target target = ReadTarget();
   if (absl::GetFlag(FLAGS_model).empty()) Refuse("Say which model with --model=DIR.");
   if (absl::GetFlag(FLAGS_calibrate).empty()) Refuse("Say what to tune on with --calibrate=FILE,...");
   if (!absl::GetFlag(FLAGS_plot).empty()) demo::RequireConverter();
   const Split questions =
       ReadQuestions(absl::GetFlag(FLAGS_calibrate), absl::GetFlag(FLAGS_max_items));
+  const Target target = ReadTarget(questions.longest);
   const unsigned cores = std::clamp(std::thread::hardware_concurrency(), 1u, 256u);
   demo::ThreadPool pool(absl::GetFlag(FLAGS_threads) > 0 ? absl::GetFlag(FLAGS_threads) : cores);
   demo::Model model(absl::GetFlag(FLAGS_model), pool);
@@ -355,20 +372,20 @@ void RunTune() {
   }
 
   const std::vector<Choice> choices = BestChoices(Measure(model, pool, questions.choose));
+  const double bytes = target.bits != 0
+                           ? target.bits / 8 * Elements(model.config(), target.tokens)
+                           : static_cast<double>(target.max_memory);
   const Choice chosen =
-      target.bits != 0 ? BestWithin(choices, target.bits)
-      : target.max_kl != 0
+      target.max_kl != 0
           ? KeptUnder(model, pool, questions.choose, choices, target.max_kl)
-          : BestInMemory(model.config(), choices, target);
-  if (target.bits != 0 && chosen.cost > target.bits) {
-    Refuse("The least plan takes ", chosen.cost, " bits per element here, more than ", target.bits, ".");
-  }
+          : RequireFit(model.config(), BestInMemory(model.config(), choices, target.tokens, bytes),
+                       target, bytes);
   const std::string plan = PlanText(chosen);
   std::printf("for %s:\n%s\n\n", target.words.c_str(), plan.c_str());
   if (const std::string file = absl::GetFlag(FLAGS_out); !file.empty()) {
     demo::WriteWholeFile(file, plan + "\n");
   }
-  Report(model, pool, questions.check, choices, chosen);
+  Report(model, pool, questions.check, choices, chosen, target.tokens);
 }
 
 }  // namespace kvgplan

@@ -32,6 +32,15 @@ double LeastDamage(const Places& places, double most, size_t from = 0) {
   return best;
 }
 
+// The choice of least damage with cost <= `most`; where all are dearer, the cheapest.
+const Choice& BestWithin(const std::vector<Choice>& choices, double most) {
+  const Choice* best = &choices.front();
+  for (const Choice& choice : choices) {
+    if (choice.cost <= most && choice.damage < best->damage) best = &choice;
+  }
+  return *best;
+}
+
 TEST(Choose, NoAssignmentIsBetterButForOneStepAPlace) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     const Places places = RandomPlaces(seed, 5, 4);

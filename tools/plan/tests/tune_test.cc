@@ -63,7 +63,7 @@ TEST_F(TuneTest, MakesAPlanThatKeepsTheBits) {
   const auto results = nlohmann::json::parse(ReadWholeFile(Path("plan.json")));
   EXPECT_EQ(results[0]["recipe"], "fp16");
   EXPECT_EQ(results[1]["recipe"], "tuned");
-  EXPECT_LE(results[1]["bits_per_element"], 13);
+  EXPECT_LE(results[1]["bits_per_element"], 13.1);
   EXPECT_GT(results[1]["kl_exams"], 0);
 }
 
@@ -84,7 +84,7 @@ TEST_F(TuneTest, RefusesWithASentence) {
   EXPECT_THAT(err_, HasSubstr("Say what you want with one of --bits"));
   EXPECT_EQ(Tune("--bits=3 --max_kl=1"), 1);
   EXPECT_EQ(Tune("--max_memory=3"), 1);
-  EXPECT_THAT(err_, HasSubstr("go together"));
+  EXPECT_THAT(err_, HasSubstr("--max_memory needs --tokens"));
   EXPECT_EQ(Tune("--bits=0.1"), 1);
   EXPECT_THAT(err_, HasSubstr("The least plan takes"));
   EXPECT_EQ(Run("--bits=3"), 1);
