@@ -101,7 +101,8 @@ type AppendOptions struct {
 //
 // From kvgear.h, kvg_cache_append:
 //
-//	Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
+//	Appends tokens to one layer. Keys are given after rotary embedding (before it where they are kept as
+//	latents, see kvg_plan_load). Full blocks of the oldest
 //	uncompressed tokens are sealed (compressed, once and for good) in the same call.
 //	Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
 //	KVG_E_NONFINITE.

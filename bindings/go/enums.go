@@ -92,10 +92,11 @@ type Stats struct {
 	TokensAppended       uint64 // tokens, or positions, that came; = tokens + evicted + absorbed
 	TokensEvicted        uint64 // of these dropped, or never given to their layer
 	TokensAbsorbed       uint64 // of these kept only as part of a recurrent state
+	BytesPlan            uint64 // what the plan holds from a file, for all its caches; in no other number of bytes
 }
 
 func (x *Stats) fromRaw(r *raw.KvgStats) {
-	*x = Stats{r.Tokens, r.Elements, r.SealedElements, r.Segments, r.BytesTotal, r.BytesCodes, r.BytesScales, r.BytesLowRank, r.BytesSparse, r.BytesPositions, r.BytesState, r.BytesWindowUsed, r.BytesWindowAllocated, r.BytesBookkeeping, r.BytesShared, r.BytesFP16, r.BitsPerElement, r.RelErrorKMean, r.RelErrorKWorst, r.RelErrorVMean, r.RelErrorVWorst, r.BytesMapped, r.TokensAppended, r.TokensEvicted, r.TokensAbsorbed}
+	*x = Stats{r.Tokens, r.Elements, r.SealedElements, r.Segments, r.BytesTotal, r.BytesCodes, r.BytesScales, r.BytesLowRank, r.BytesSparse, r.BytesPositions, r.BytesState, r.BytesWindowUsed, r.BytesWindowAllocated, r.BytesBookkeeping, r.BytesShared, r.BytesFP16, r.BitsPerElement, r.RelErrorKMean, r.RelErrorKWorst, r.RelErrorVMean, r.RelErrorVWorst, r.BytesMapped, r.TokensAppended, r.TokensEvicted, r.TokensAbsorbed, r.BytesPlan}
 }
 
 // Shape: shape of the attention layers of a model.

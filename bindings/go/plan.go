@@ -18,7 +18,7 @@ type Recipe struct {
 //
 // From kvgear.h, kvg_recipe_count:
 //
-//	Returns how many named recipes there are.
+//	Returns how many named recipes there are, without those that need a plan file.
 //
 // From kvgear.h, kvg_recipe_name:
 //
@@ -112,6 +112,78 @@ func NewPlan(shape Shape, recipes string) (*Plan, error) {
 	p.guard.end = func() { raw.KvgPlanDestroy(ptr) }
 	runtime.SetFinalizer(p, (*Plan).Close)
 	return p, nil
+}
+
+// LoadPlan creates a plan from a plan file. The shape and the fingerprint, where they are not nil, are what the
+// file's must be.
+//
+// From kvgear.h, kvg_plan_load:
+//
+//	Creates a plan from a plan file: a safetensors file that kvgear-plan wrote for one model, with what
+//	was worked out offline, such as the factors of latent caches (recipes palu, palu-2, lorc, ... and the
+//	setting latent=plan). The file is checked before it is used and not needed afterwards. What is
+//	damaged is refused with KVG_E_CORRUPT, what is of another model, or lacks what the recipes need, with
+//	KVG_E_INVALID.
+//
+//	On a side that keeps latents kvg_cache_append takes rows as the projection gives them, that is, keys
+//	before rotary embedding, and computes their latents itself: of the model nothing else changes.
+//	Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.
+//	kvg_cache_read gives rows as they were appended. Measured errors are those of the latents. CUDA
+//	devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.
+//	path: terminated, as the system's functions take it
+//	shape: what the file's must be; may be NULL
+//	recipes: as for kvg_plan_create; "" takes those of the file
+//	fingerprint: what the file's must be; 0 bytes: it may be any
+//	fingerprint_bytes: 0 to 256
+//	out: the plan. Destroy with kvg_plan_destroy.
+func LoadPlan(path string, shape *Shape, recipes string, fingerprint []byte) (*Plan, error) {
+	const op = "kvg_plan_load"
+	if err := checkABI(); err != nil {
+		return nil, err
+	}
+	terminatedPath, err := cText(op, "path", path)
+	if err != nil {
+		return nil, err
+	}
+	terminated, err := cText(op, "recipes", recipes)
+	if err != nil {
+		return nil, err
+	}
+	var s *raw.KvgShape
+	if shape != nil {
+		s = &raw.KvgShape{Layers: shape.Layers, QHeads: shape.QHeads, KVHeads: shape.KVHeads, HeadDim: shape.HeadDim}
+		s.StructSize = uint32(unsafe.Sizeof(*s))
+	}
+	var ptr *raw.KvgPlan
+	if err := raw.KvgPlanLoad(terminatedPath, s, terminated, fingerprint, &ptr); err != nil {
+		return nil, wrap(op, err)
+	}
+	p := &Plan{ptr: ptr}
+	p.guard.end = func() { raw.KvgPlanDestroy(ptr) }
+	runtime.SetFinalizer(p, (*Plan).Close)
+	if p.shape, err = p.Shape(); err != nil {
+		p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Latent returns the rank of the latents that a side of a layer keeps, 0 where it keeps none, and how many
+// KV heads share one.
+//
+// From kvgear.h, kvg_plan_latent:
+//
+//	Tells whether a side of a layer keeps latents, and of what size.
+//	rank: numbers of the latent of a group of heads; 0 = no latents
+//	group_heads: KV heads of a group: 0 where there are no latents
+func (p *Plan) Latent(layer uint32, side Side) (rank, groupHeads uint32, err error) {
+	const op = "kvg_plan_latent"
+	if !p.guard.enter() {
+		return 0, 0, closedError(op, "plan")
+	}
+	defer p.guard.leave()
+	err = wrap(op, raw.KvgPlanLatent(p.ptr, layer, uint32(side), &rank, &groupHeads))
+	return rank, groupHeads, err
 }
 
 // Close ends the plan's handle. Caches of the plan go on working. It may be called more than once and returns nil.

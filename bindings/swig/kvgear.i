@@ -94,6 +94,7 @@
 %kvg_keeps(kvg_prefix, "kvg_runtime")
 %kvg_creates(kvg_runtime_create, out)
 %kvg_creates(kvg_plan_create, out)
+%kvg_creates(kvg_plan_load, out)
 %kvg_creates(kvg_cache_create, out)
 %kvg_creates(kvg_cache_fork, out)
 %kvg_creates(kvg_cache_load, out)
@@ -113,6 +114,10 @@
 
 /* parameters */
 %kvg_optional(kvg_runtime_create, options)
+%kvg_optional(kvg_plan_load, shape)
+%kvg_bytes_in(kvg_plan_load, fingerprint, fingerprint_bytes)
+%kvg_value_out(kvg_plan_latent, uint32_t, rank)
+%kvg_value_out(kvg_plan_latent, uint32_t, group_heads)
 %kvg_bytes_in(kvg_cache_append, k, k_bytes)
 %kvg_bytes_in(kvg_cache_append, v, v_bytes)
 %kvg_bytes_in(kvg_cache_attend, q, q_bytes)
@@ -163,6 +168,7 @@
 %kvg_calls_back(kvg_cache_load_stream)
 %kvg_calls_back(kvg_cache_extend_stream)
 /* Signatures that do not say all: lists, and results of two parts. */
+%kvg_raw(kvg_plan_latent)
 %kvg_raw(kvg_cache_attend_batch)
 %kvg_raw(kvg_cache_save_buffer)
 %kvg_raw(kvg_prefix_insert)

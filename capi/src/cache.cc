@@ -197,6 +197,7 @@ kvg_status kvg_cache_stats(const kvg_cache* cache, uint32_t layer, kvg_side side
     ours.bytes_mapped = found->bytes_mapped;
     ours.tokens_appended = found->appended;
     ours.tokens_evicted = found->appended - found->tokens;
+    ours.bytes_plan = found->bytes_plan;
     kvg::capi::WriteStruct(ours, size, stats);
     return absl::OkStatus();
   });

@@ -44,11 +44,14 @@ inline absl::Status ReadAttendDesc(Runtime& runtime, const kvg_attend_desc* desc
   AttendOptions& options = *out;
   KVG_RETURN_IF_ERROR(CheckDType(d.q_dtype, "q_dtype", &options.q_dtype));
   KVG_RETURN_IF_ERROR(CheckDType(d.out_dtype, "out_dtype", &options.out_dtype));
-  KVG_RETURN_IF_ERROR(CheckReserved(d.reserved, "reserved of the kvg_attend_desc"));
   KVG_RETURN_IF_ERROR(CheckStream(runtime, d.stream));
   if (d.non_causal > 1) {
     return UnsupportedError("non_causal is ", d.non_causal, "; it may be 0 or 1");
   }
+  if (d.latent_out > 1) {
+    return UnsupportedError("latent_out is ", d.latent_out, "; it may be 0 or 1");
+  }
+  options.latent_out = d.latent_out == 1;
   options.queries = d.queries;
   options.causal = d.non_causal == 0;
   options.scale = d.scale;

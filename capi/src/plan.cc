@@ -1,12 +1,14 @@
 // Exports of recipes and of the noun kvg_plan.
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <utility>
 
 #include "capi/src/arguments.h"
 #include "capi/src/guard.h"
 #include "capi/src/handles.h"
 #include "capi/src/structs.h"
+#include "core/model/factors.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
 #include "core/select/policy.h"
@@ -77,6 +79,54 @@ kvg_status kvg_plan_create(const kvg_shape* shape, const char* recipes, kvg_plan
         kvg::Plan::Create(core_shape, recipes);
     KVG_RETURN_IF_ERROR(plan.status());
     *out = NewHandle(*std::move(plan));
+    return absl::OkStatus();
+  });
+}
+
+kvg_status kvg_plan_load(const char* path, const kvg_shape* shape, const char* recipes,
+                         const void* fingerprint, size_t fingerprint_bytes, kvg_plan** out,
+                         kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckPointer(out, "out"));
+    KVG_RETURN_IF_ERROR(CheckPointer(path, "path"));
+    KVG_RETURN_IF_ERROR(CheckPointer(recipes, "recipes"));
+    if (fingerprint_bytes > 0) KVG_RETURN_IF_ERROR(CheckPointer(fingerprint, "fingerprint"));
+    constexpr size_t kMostFingerprint = 256;
+    if (fingerprint_bytes > kMostFingerprint) {
+      return kvg::InvalidError("fingerprint_bytes is ", fingerprint_bytes, "; it may be 0 to ",
+                               kMostFingerprint);
+    }
+    kvg_shape ours;
+    InitStruct(&ours);
+    if (shape != nullptr) KVG_RETURN_IF_ERROR(kvg::capi::ReadStruct(shape, &ours));
+    const kvg::Shape core_shape = {ours.layers, ours.q_heads, ours.kv_heads, ours.head_dim};
+    const std::string_view mark(static_cast<const char*>(fingerprint), fingerprint_bytes);
+    absl::StatusOr<std::shared_ptr<const kvg::Plan>> plan =
+        kvg::Plan::Load(path, shape == nullptr ? nullptr : &core_shape, recipes, mark);
+    KVG_RETURN_IF_ERROR(plan.status());
+    *out = NewHandle(*std::move(plan));
+    return absl::OkStatus();
+  });
+}
+
+kvg_status kvg_plan_latent(const kvg_plan* plan, uint32_t layer, kvg_side side, uint32_t* rank,
+                           uint32_t* group_heads, kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    KVG_RETURN_IF_ERROR(CheckHandle(plan));
+    KVG_RETURN_IF_ERROR(CheckPointer(rank, "rank"));
+    KVG_RETURN_IF_ERROR(CheckPointer(group_heads, "group_heads"));
+    const uint32_t layers = plan->plan->shape().layers;
+    if (layer >= layers) {
+      return kvg::InvalidError("layer is ", layer, " but the plan has ", layers, " (0 to ",
+                               layers - 1, ")");
+    }
+    if (side > KVG_SIDE_V) {
+      return kvg::InvalidError("side is ", side, "; it may be KVG_SIDE_K or KVG_SIDE_V");
+    }
+    const kvg::LatentSide* const latent =
+        plan->plan->latent(layer, static_cast<kvg::ops::Side>(side));
+    *rank = latent == nullptr ? 0 : latent->rank;
+    *group_heads = latent == nullptr ? 0 : latent->head_group;
     return absl::OkStatus();
   });
 }

@@ -50,7 +50,7 @@ KVG_LAYOUT(kvg_append_desc, KVG_END(S, struct_size), KVG_END(S, dtype), KVG_END(
            KVG_END(S, stream));
 KVG_LAYOUT(kvg_attend_desc, KVG_END(S, struct_size), KVG_END(S, q_dtype), KVG_END(S, out_dtype),
            KVG_END(S, queries), KVG_END(S, non_causal), KVG_END(S, scale),
-           KVG_END(S, logit_softcap), KVG_END(S, reserved), KVG_END(S, sliding_window),
+           KVG_END(S, logit_softcap), KVG_END(S, latent_out), KVG_END(S, sliding_window),
            KVG_END(S, q_token_stride), KVG_END(S, q_head_stride), KVG_END(S, out_token_stride),
            KVG_END(S, out_head_stride), KVG_END(S, stream));
 KVG_LAYOUT(kvg_stats, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END(S, tokens),
@@ -63,7 +63,7 @@ KVG_LAYOUT(kvg_stats, KVG_END(S, struct_size), KVG_END(S, reserved), KVG_END(S, 
            KVG_END(S, rel_error_k_mean), KVG_END(S, rel_error_k_worst),
            KVG_END(S, rel_error_v_mean), KVG_END(S, rel_error_v_worst),
            KVG_END(S, bytes_mapped), KVG_END(S, tokens_appended),
-           KVG_END(S, tokens_evicted), KVG_END(S, tokens_absorbed));
+           KVG_END(S, tokens_evicted), KVG_END(S, tokens_absorbed), KVG_END(S, bytes_plan));
 KVG_LAYOUT(kvg_save_desc, KVG_END(S, struct_size), KVG_END(S, first_layer), KVG_END(S, layers),
            KVG_END(S, no_sync), KVG_END(S, first_token), KVG_END(S, tokens),
            KVG_END(S, fingerprint), KVG_END(S, fingerprint_bytes));

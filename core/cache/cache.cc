@@ -11,6 +11,7 @@
 
 #include "core/base/memory.h"
 #include "core/cache/tensor.h"
+#include "core/latent/attend.h"
 
 namespace kvg {
 namespace {
@@ -101,7 +102,10 @@ Cache::Cache(std::shared_ptr<Runtime> runtime, std::shared_ptr<const Plan> plan)
       plan_(std::move(plan)),
       layers_(plan_->shape().layers, &runtime_->resource()) {
   for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
-    layers_[layer].Init(*runtime_, plan_->shape(), plan_->recipe(layer), layer);
+    const LatentLayer latent = {.k = plan_->latent(layer, ops::kSideK),
+                                .v = plan_->latent(layer, ops::kSideV),
+                                .rotary = plan_->has_latents(layer) ? &plan_->rotary() : nullptr};
+    layers_[layer].Init(*runtime_, plan_->shape(), plan_->recipe(layer), layer, latent);
   }
   if (Device* const device = runtime_->device(); device != nullptr) {
     Device::Call call(*device);
@@ -142,6 +146,10 @@ absl::StatusOr<std::unique_ptr<Cache>> Cache::Create(std::shared_ptr<Runtime> ru
     const auto known = [](const SideRecipe& side) {
       return side.bits == 16 || (side.map == SideRecipe::kNoMap && side.fit == ops::kFitRange);
     };
+    if (plan->has_latents(layer)) {
+      return UnsupportedError("the recipe of layer ", layer, " keeps latents, which CUDA devices do "
+                              "not know yet; set latent=none, or use the device CPU");
+    }
     if (known(recipe.k) && known(recipe.v) && recipe.select.none()) continue;
     return UnsupportedError("the recipe of layer ", layer,
                             " has a map, a fit or a selection that CUDA devices do not know yet; "
@@ -229,19 +237,29 @@ absl::Status Cache::AttendBatch(std::span<const Cache* const> caches, uint32_t l
                           length, " tokens; append the queries' keys and values first");
     }
     KVG_RETURN_IF_ERROR(cache.CheckHoles(layer, options));
+    const LatentSide* const values = cache.layers_[layer].latent().v;
+    if (options.latent_out && (values == nullptr || values->rank != first.plan_->latent(layer, ops::kSideV)->rank)) {
+      return InvalidError("latent_out is set but the values of layer ", layer, which(),
+                          values == nullptr ? " are not latent; leave it 0"
+                                            : " have another rank than those of cache 0; attend to it"
+                                              " in a call of its own");
+    }
   }
   if (!std::isfinite(options.scale)) return InvalidError("scale must be finite");
   if (!std::isfinite(options.softcap) || options.softcap < 0) {
     return InvalidError("logit_softcap must be finite and not negative");
   }
   const uint64_t rows = caches.size() * options.queries;
-  const auto extent_of = [&](int64_t token_stride, int64_t head_stride) {
+  const auto extent_of = [&](uint64_t dim, int64_t token_stride, int64_t head_stride) {
     const bool contiguous = token_stride == 0 && head_stride == 0;
-    return ExtentOf(rows, shape.q_heads, shape.head_dim, token_stride, head_stride,
-                    contiguous ? 0 : 1);
+    return ExtentOf(rows, shape.q_heads, dim, token_stride, head_stride, contiguous ? 0 : 1);
   };
-  const Extent q_extent = extent_of(options.q_token_stride, options.q_head_stride);
-  const Extent out_extent = extent_of(options.out_token_stride, options.out_head_stride);
+  const uint32_t out_dim =
+      OutputDim(first.layers_[layer].latent(), shape.head_dim, options.latent_out);
+  const Extent q_extent =
+      extent_of(shape.head_dim, options.q_token_stride, options.q_head_stride);
+  const Extent out_extent =
+      extent_of(out_dim, options.out_token_stride, options.out_head_stride);
   KVG_RETURN_IF_ERROR(CheckTensor("q", q, q_bytes, options.q_dtype, q_extent));
   KVG_RETURN_IF_ERROR(CheckTensor("out", out, out_bytes, options.out_dtype, out_extent));
   KVG_RETURN_IF_ERROR(CheckDistinctRows("out", out_extent));
@@ -289,11 +307,27 @@ absl::Status Cache::AttendBatch(std::span<const Cache* const> caches, uint32_t l
                       cache.Pieces(ops::kSideV, runtime.memory())),
             i);
     }
-    const Buffer scratch(runtime.memory(),
-                         host->table().attend_scratch(&args, host->parallel().workers),
-                         Buffer::kScratch);
-    args.scratch = scratch.data<void>();
-    host->table().attend(&args, &host->parallel());
+    const bool latent = std::any_of(caches.begin(), caches.end(), [layer](const Cache* cache) {
+      return cache->layers_[layer].has_latents();
+    });
+    // Where some of a batch keep latents each has a turn of its own: its bits are the same so.
+    for (size_t i = 0; i < (latent ? caches.size() : 1); ++i) {
+      ops::AttendArgs part = args;
+      if (latent) {
+        part.items = args.items + i;
+        part.count = 1;
+      }
+      if (const LayerCache& one = caches[i]->layers_[layer]; one.has_latents()) {
+        AttendLatent(host->table(), host->parallel(), runtime.memory(), one.latent(), part,
+                     options.latent_out);
+        continue;
+      }
+      const Buffer scratch(runtime.memory(),
+                           host->table().attend_scratch(&part, host->parallel().workers),
+                           Buffer::kScratch);
+      part.scratch = scratch.data<void>();
+      host->table().attend(&part, &host->parallel());
+    }
     for (size_t i = 0; i < caches.size(); ++i) {
       for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
         const SideCache& cache = caches[i]->layers_[layer].side(side);
@@ -352,7 +386,11 @@ absl::Status Cache::Read(uint32_t layer, ops::Side side, uint64_t first_token, u
     ops::ReadArgs args{};
     args.side = pieces.sequence();
     ask(args);
-    runtime_->table().read(&args);
+    if (const LatentSide* const latent = layers_[layer].latent().side(side); latent != nullptr) {
+      ReadLatent(runtime_->table(), runtime_->memory(), *latent, args);
+    } else {
+      runtime_->table().read(&args);
+    }
     return absl::OkStatus();
   }
   Turn turn(*runtime_);
@@ -455,6 +493,7 @@ absl::StatusOr<Stats> Cache::GetStats(uint32_t layer, bool want_k, bool want_v) 
       if (!(side == ops::kSideK ? want_k : want_v)) continue;
       const SideStats one = layers_[i].Stats(side);
       Add(one, plan_->shape(), stats);
+      stats.bytes_plan += plan_->file_bytes(static_cast<uint32_t>(i), side);
       // Each side answers for its half of the layer, so that the sides add up to the whole.
       constexpr uint64_t kBoth = sizeof(LayerCache);
       stats.bytes_bookkeeping += side == ops::kSideK ? kBoth - kBoth / 2 : kBoth / 2;

@@ -36,6 +36,7 @@ struct AttendOptions {
   bool causal = true;
   float scale = 0;    // 0 = 1 / sqrt(head_dim)
   float softcap = 0;  // 0 = none
+  bool latent_out = false;  // where values are latent: results are too, of their rank
   uint64_t sliding_window = 0;
   int64_t q_token_stride = 0, q_head_stride = 0;  // both 0 = contiguous
   int64_t out_token_stride = 0, out_head_stride = 0;
@@ -48,7 +49,7 @@ struct Stats {
   uint64_t bytes_codes = 0, bytes_scales = 0, bytes_low_rank = 0, bytes_sparse = 0;
   uint64_t bytes_positions = 0, bytes_state = 0;
   uint64_t bytes_window_used = 0, bytes_window_allocated = 0, bytes_bookkeeping = 0;
-  uint64_t bytes_shared = 0, bytes_mapped = 0;
+  uint64_t bytes_shared = 0, bytes_mapped = 0, bytes_plan = 0;
   uint64_t appended = 0;  // tokens that came, kept or not, summed over layers
   double rel_error_k_mean = 0, rel_error_k_worst = 0, rel_error_v_mean = 0, rel_error_v_worst = 0;
 

@@ -37,6 +37,10 @@ absl::Status Cache::CheckKvHead(uint32_t kv_head) const {
 
 absl::Status Cache::CheckKeepsAll(const char* what) const {
   for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layers_[layer].has_latents()) {
+      return UnsupportedError("layer ", layer, " keeps latents of a plan file, which ", what,
+                              " does not take yet; choose a recipe without latent=plan");
+    }
     if (layers_[layer].selected() == nullptr) continue;
     return UnsupportedError("layer ", layer, " has the recipe ", PrintRecipe(plan_->recipe(layer)),
                             ", and ", what, " takes only layers that keep all tokens; choose a"

@@ -11,7 +11,33 @@ void LayerCache::Destroy::operator()(SelectedLayer* layer) const {
   memory->Release(layer, sizeof(SelectedLayer));
 }
 
-void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer) {
+namespace {
+
+// The shape of a side: the caller's, or that of its latents.
+Shape ShapeOf(const Shape& shape, const LatentSide* latent) {
+  if (latent == nullptr) return shape;
+  return {shape.layers, latent->heads(), latent->heads(), latent->head_dim()};
+}
+
+// The latents of some rows as rows of a side; `latents` is where they are.
+ops::IngestArgs LatentRows(const ops::IngestArgs& x, const LatentSide& side, const Buffer& latents) {
+  ops::IngestArgs args{};
+  args.x = latents.data<float>();
+  args.dtype = ops::kF32;
+  args.token_stride = static_cast<int64_t>(side.width());
+  args.head_stride = side.head_dim();
+  args.dim_stride = 1;
+  args.tokens = x.tokens;
+  args.kv_heads = side.heads();
+  args.head_dim = side.head_dim();
+  return args;
+}
+
+}  // namespace
+
+void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer,
+                      const LatentLayer& latent) {
+  latent_ = latent;
   if (!recipe.select.none()) {
     void* const place = runtime.memory().Allocate(sizeof(SelectedLayer));
     selected_ = {new (place) SelectedLayer(runtime, shape, recipe, layer),
@@ -20,14 +46,24 @@ void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe
   // Starts of the power iterations: any fixed values do, as long as they differ.
   constexpr uint64_t kOddStep = 0x9E3779B97F4A7C15u;
   const uint64_t sides = uint64_t{layer} * 2;
-  k_.Init(shape, recipe.k, ops::kSideK, (sides + 1) * kOddStep);
-  v_.Init(shape, recipe.v, ops::kSideV, (sides + 2) * kOddStep);
+  k_.Init(ShapeOf(shape, latent.k), recipe.k, ops::kSideK, (sides + 1) * kOddStep);
+  v_.Init(ShapeOf(shape, latent.v), recipe.v, ops::kSideV, (sides + 2) * kOddStep);
 }
 
-absl::Status LayerCache::Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k,
-                                const ops::IngestArgs& v, const uint64_t* positions) {
-  if (selected_) return selected_->Append(runtime, k, v, positions);
+absl::Status LayerCache::Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k_rows,
+                                const ops::IngestArgs& v_rows, const uint64_t* positions) {
+  if (selected_) return selected_->Append(runtime, k_rows, v_rows, positions);
   Executor& executor = turn.executor();
+  Buffer latents[2];
+  const auto stored = [&](ops::Side one, const ops::IngestArgs& rows) {
+    const LatentSide* const latent = latent_.side(one);
+    if (latent == nullptr) return rows;
+    const Shape shape = {0, rows.kv_heads, rows.kv_heads, rows.head_dim};
+    latents[one] = Project(turn.host()->parallel(), runtime.memory(), shape, *latent, rows);
+    return LatentRows(rows, *latent, latents[one]);
+  };
+  const ops::IngestArgs k = stored(ops::kSideK, k_rows);
+  const ops::IngestArgs v = stored(ops::kSideV, v_rows);
   SideCache::Appended k_ready(&runtime.resource());
   SideCache::Appended v_ready(&runtime.resource());
   KVG_RETURN_IF_ERROR(k_.PrepareAppend(executor, k, k_ready));

@@ -12,6 +12,7 @@
 
 #include "core/base/status.h"
 #include "core/cache/side_cache.h"
+#include "core/latent/attend.h"
 #include "core/model/plan.h"
 #include "core/model/recipe.h"
 #include "core/runtime/runtime.h"
@@ -27,8 +28,10 @@ class LayerCache {
   explicit LayerCache(const allocator_type& allocator)
       : k_(allocator.resource()), v_(allocator.resource()) {}
 
-  // Before first use. `recipe` outlives the object. May throw std::bad_alloc.
-  void Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer);
+  // Before first use. `recipe`, and the factors of latent sides, outlive the object. May throw
+  // std::bad_alloc.
+  void Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer,
+            const LatentLayer& latent = {});
 
   // Both sides or neither. May throw std::bad_alloc; x have passed the checks of shape and size.
   // positions: of the tokens; nullptr = the next ones.
@@ -62,6 +65,9 @@ class LayerCache {
   // Of a layer that keeps all tokens.
   SideCache& side(ops::Side side) { return side == ops::kSideK ? k_ : v_; }
   const SideCache& side(ops::Side side) const { return side == ops::kSideK ? k_ : v_; }
+  // Which sides hold latents, as rows of their own shape.
+  const LatentLayer& latent() const { return latent_; }
+  bool has_latents() const { return latent_.k != nullptr || latent_.v != nullptr; }
 
  private:
   struct Destroy {
@@ -69,6 +75,7 @@ class LayerCache {
     void operator()(SelectedLayer* layer) const;
   };
 
+  LatentLayer latent_;
   SideCache k_, v_;
   std::unique_ptr<SelectedLayer, Destroy> selected_;
 };

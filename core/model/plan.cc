@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "core/model/factors.h"
+#include "core/model/plan_file.h"
 #include "core/model/text.h"
 #include "kernels/ops.h"
 
@@ -57,6 +59,74 @@ absl::StatusOr<LayerRange> ParseLayers(std::string_view text, uint32_t layers) {
 
 absl::StatusOr<std::shared_ptr<const Plan>> Plan::Create(const Shape& shape,
                                                          std::string_view recipes) {
+  absl::StatusOr<std::shared_ptr<Plan>> plan = Parse(shape, recipes);
+  KVG_RETURN_IF_ERROR(plan.status());
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    if (!(*plan)->has_latents(layer)) continue;
+    return InvalidError("the recipe of layer ", layer, ", ", PrintRecipe((*plan)->recipe(layer)),
+                        ", keeps latents, which need the factors of a plan file; load one with "
+                        "kvg_plan_load, or set latent=none");
+  }
+  return std::shared_ptr<const Plan>(*std::move(plan));
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> Plan::Load(const char* path, const Shape* shape,
+                                                       std::string_view recipes,
+                                                       std::string_view fingerprint) {
+  const absl::StatusOr<PlanFile> file = PlanFile::Open(path);
+  KVG_RETURN_IF_ERROR(file.status());
+  Shape found;
+  struct Field {
+    const char* name;
+    uint32_t Shape::*member;
+  };
+  for (const Field& field : {Field{"layers", &Shape::layers}, Field{"q_heads", &Shape::q_heads},
+                             Field{"kv_heads", &Shape::kv_heads},
+                             Field{"head_dim", &Shape::head_dim}}) {
+    const absl::StatusOr<uint32_t> number = file->Number(field.name);
+    KVG_RETURN_IF_ERROR(number.status());
+    found.*field.member = *number;
+    if (shape == nullptr || shape->*field.member == *number) continue;
+    return InvalidError("the plan file is for another model: its ", field.name, " is ", *number,
+                        ", and yours is ", shape->*field.member);
+  }
+  const std::string* const theirs = file->Text("fingerprint");
+  if (!fingerprint.empty() && (theirs == nullptr || *theirs != fingerprint)) {
+    return InvalidError("the plan file is for another model: its fingerprint is ",
+                        theirs == nullptr ? "missing" : Quoted(*theirs), ", and yours is ",
+                        Quoted(fingerprint));
+  }
+  if (recipes.empty()) {
+    const std::string* const own = file->Text("recipes");
+    if (own == nullptr) {
+      return InvalidError("the plan file has no text recipes; name them in the call");
+    }
+    recipes = *own;
+  }
+  absl::StatusOr<std::shared_ptr<Plan>> plan = Parse(found, recipes);
+  KVG_RETURN_IF_ERROR(plan.status());
+  absl::StatusOr<Factors> factors = ReadFactors(*file, **plan);
+  KVG_RETURN_IF_ERROR(factors.status());
+  (*plan)->factors_ = std::make_shared<const Factors>(*std::move(factors));
+  return std::shared_ptr<const Plan>(*std::move(plan));
+}
+
+const LatentSide* Plan::latent(uint32_t layer, ops::Side side) const {
+  if (factors_ == nullptr) return nullptr;
+  const LatentSide& latent = (side == ops::kSideK ? factors_->k : factors_->v)[layer];
+  return latent.rank == 0 ? nullptr : &latent;
+}
+
+const Rotary& Plan::rotary() const { return factors_->rotary; }
+
+uint64_t Plan::file_bytes(uint32_t layer, ops::Side side) const {
+  if (factors_ == nullptr) return 0;
+  const bool common = layer == 0 && side == ops::kSideK;
+  return (side == ops::kSideK ? factors_->k : factors_->v)[layer].bytes() +
+         (common ? factors_->rotary.bytes() : 0);
+}
+
+absl::StatusOr<std::shared_ptr<Plan>> Plan::Parse(const Shape& shape, std::string_view recipes) {
   KVG_RETURN_IF_ERROR(CheckShape(shape));
   const std::shared_ptr<Plan> plan(new Plan());
   plan->shape_ = shape;
@@ -85,7 +155,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Plan::Create(const Shape& shape,
     std::fill(plan->layer_recipe_.begin() + range->first,
               plan->layer_recipe_.begin() + range->last + 1, index);
   }
-  return std::shared_ptr<const Plan>(plan);
+  return plan;
 }
 
 }  // namespace kvg

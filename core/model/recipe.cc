@@ -141,10 +141,26 @@ constexpr NamedRecipe kNamed[] = {
      TransformK(4), TransformV(4)},
 };
 
+// Those that need factors, and so no part of what kvg_recipe_count counts: a plan of these comes from a
+// file. One scale for a latent of a token; the rotation that evens latents out is part of the factors.
+constexpr SideRecipe Latent(uint32_t bits) {
+  return {.bits = bits, .group = bits == 16 ? SideRecipe().group : kWhole, .window = 64, .latent = 1};
+}
+
+constexpr NamedRecipe kOfFiles[] = {
+    {"palu", "Palu: latents of groups of heads, fp16.", Latent(16), Latent(16)},
+    {"palu-4", "Palu with 4 bits by token.", Latent(4), Latent(4)},
+    {"palu-3", "Palu with 3 bits by token.", Latent(3), Latent(3)},
+    {"palu-2", "Palu with 2 bits by token.", Latent(2), Latent(2)},
+    {"lorc", "LoRC: latents of ranks that fall from layer to layer, fp16.", Latent(16), Latent(16)},
+};
+
 const NamedRecipe* FindNamed(std::string_view name) {
-  const auto* found = std::find_if(std::begin(kNamed), std::end(kNamed),
-                                   [name](const NamedRecipe& r) { return r.name == name; });
-  return found == std::end(kNamed) ? nullptr : found;
+  const auto is_it = [name](const NamedRecipe& r) { return r.name == name; };
+  const auto* found = std::find_if(std::begin(kNamed), std::end(kNamed), is_it);
+  if (found != std::end(kNamed)) return found;
+  found = std::find_if(std::begin(kOfFiles), std::end(kOfFiles), is_it);
+  return found == std::end(kOfFiles) ? nullptr : found;
 }
 
 // What the policy ZipCache seals: each tier of a run of tokens has one scale for a channel of keys and
@@ -316,6 +332,13 @@ constexpr Key kKeys[] = {
      ParseNumber<&SideRecipe::block, 1, kMostTokens>, PrintNumber<&SideRecipe::block>},
     {"segment", "a multiple of block up to 8192 tokens", false,
      ParseNumber<&SideRecipe::segment, 1, kMostTokens>, PrintNumber<&SideRecipe::segment>},
+    {"latent", "none or plan", false,
+     [](std::string_view text, SideRecipe& side) {
+       if (text != "none" && text != "plan") return false;
+       side.latent = text == "plan" ? 1 : 0;
+       return true;
+     },
+     [](const SideRecipe& side) { return std::string(side.latent == 0 ? "none" : "plan"); }},
 };
 
 // The names in a row, as "a, b, c".
@@ -380,6 +403,7 @@ absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
     side.window = given.window;
     side.block = given.block;
     side.segment = given.segment;
+    side.latent = given.latent;
     return absl::OkStatus();
   }
   if (side.axis == kChannel) {
@@ -421,6 +445,10 @@ absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
                         "map is online, which needs axis=channel: each direction of the basis has a"
                         " scale of its own");
   }
+  if (side.map == SideRecipe::kOnline && side.latent != 0) {
+    return InvalidError(prefix, "map is online and ", prefix, "latent is plan, whose factors are a basis "
+                        "already; map may be none or hadamard");
+  }
   if (side.rate > 0 && side.map != SideRecipe::kOnline) {
     return InvalidError(prefix, "rate needs map=online; without it set bits");
   }
@@ -449,13 +477,19 @@ const char* RecipeSummary(uint32_t index) {
   return index < RecipeCount() ? kNamed[index].summary : nullptr;
 }
 
+uint32_t FileRecipeCount() { return static_cast<uint32_t>(std::size(kOfFiles)); }
+
+const char* FileRecipeName(uint32_t index) {
+  return index < FileRecipeCount() ? kOfFiles[index].name : nullptr;
+}
+
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text) {
   std::optional<std::string_view> rest = text;
   const std::string_view name = TakePart(rest, ',');
   std::optional<Recipe> base = BaseRecipe(name);
   if (!base) {
     return InvalidError("there is no recipe ", Quoted(name), "; the recipes are ", Names(kNamed),
-                        ", ", PolicyNames());
+                        ", ", PolicyNames(), ", and with a plan file ", Names(kOfFiles));
   }
   Recipe recipe = *std::move(base);
   while (rest) KVG_RETURN_IF_ERROR(Apply(TakePart(rest, ','), recipe));
@@ -465,6 +499,10 @@ absl::StatusOr<Recipe> ParseRecipe(std::string_view text) {
       (recipe.k.map == SideRecipe::kOnline || recipe.v.map == SideRecipe::kOnline)) {
     return InvalidError("map is online, which learns from all tokens of a layer, and select is ",
                         recipe.select.policy, "; with it map may be none or hadamard");
+  }
+  if (!recipe.select.none() && (recipe.k.latent != 0 || recipe.v.latent != 0)) {
+    return UnsupportedError("select is ", recipe.select.policy, " and latent is plan; tokens cannot be "
+                            "selected among latents yet, so leave one of the two out");
   }
   KVG_RETURN_IF_ERROR(CheckSelect(recipe.select, recipe.k.bits < 16 || recipe.v.bits < 16));
   if (!recipe.select.none() && std::lcm(recipe.k.block, recipe.v.block) > kMostTokens) {

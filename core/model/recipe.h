@@ -41,6 +41,7 @@ struct SideRecipe {
   uint32_t rank_fit = 0;     // 1: fewer than asked for where the factors would cost a wider code
   uint32_t sweeps = 3;       // of the power iteration
   uint32_t window = 0;       // newest tokens always kept in fp16
+  uint32_t latent = 0;       // 1: what is kept, in the window too, are latents of a plan file's factors
   uint32_t block = 64;       // tokens sealed together; 1 = one by one into an open page (KIVI's V)
   uint32_t segment = 1024;   // most tokens of one segment
 
@@ -55,10 +56,14 @@ struct Recipe {
   bool operator==(const Recipe&) const = default;
 };
 
-// The table of named recipes.
+// The table of named recipes, but for those that need the factors of a plan file.
 uint32_t RecipeCount();
 const char* RecipeName(uint32_t index);     // nullptr when out of range
 const char* RecipeSummary(uint32_t index);  // nullptr when out of range
+
+// Those that need a plan file.
+uint32_t FileRecipeCount();
+const char* FileRecipeName(uint32_t index);  // nullptr when out of range
 
 // Parses NAME[,KEY=VALUE]..., NAME being that of a recipe or of a policy (see core/select/policy.h). Wrong names and values are refused with the list of right ones.
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text);

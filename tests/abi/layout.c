@@ -92,7 +92,7 @@ static void print_structs(void) {
   FIELD(kvg_attend_desc, non_causal);
   FIELD(kvg_attend_desc, scale);
   FIELD(kvg_attend_desc, logit_softcap);
-  FIELD(kvg_attend_desc, reserved);
+  FIELD(kvg_attend_desc, latent_out);
   FIELD(kvg_attend_desc, sliding_window);
   FIELD(kvg_attend_desc, q_token_stride);
   FIELD(kvg_attend_desc, q_head_stride);
@@ -129,6 +129,7 @@ static void print_structs(void) {
   FIELD(kvg_stats, tokens_appended);
   FIELD(kvg_stats, tokens_evicted);
   FIELD(kvg_stats, tokens_absorbed);
+  FIELD(kvg_stats, bytes_plan);
   END(kvg_stats);
 
   STRUCT(kvg_save_desc);

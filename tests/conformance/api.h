@@ -26,6 +26,11 @@
   X(kvg_status, recipe_canonical, (const char *, char *, size_t, size_t *, kvg_error *))           \
   X(void, shape_init, (kvg_shape *))                                                               \
   X(kvg_status, plan_create, (const kvg_shape *, const char *, kvg_plan **, kvg_error *))          \
+  X(kvg_status, plan_load,                                                                         \
+    (const char *, const kvg_shape *, const char *, const void *, size_t, kvg_plan **,             \
+     kvg_error *))                                                                                 \
+  X(kvg_status, plan_latent,                                                                       \
+    (const kvg_plan *, uint32_t, kvg_side, uint32_t *, uint32_t *, kvg_error *))                   \
   X(void, plan_destroy, (kvg_plan *))                                                              \
   X(kvg_status, plan_shape, (const kvg_plan *, kvg_shape *, kvg_error *))                          \
   X(kvg_status, plan_recipe,                                                                       \

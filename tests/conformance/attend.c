@@ -213,8 +213,10 @@ static void refusals(void) {
   REFUSED_CALL(KVG_E_INVALID, "queries");
   c.desc.non_causal = 2;
   REFUSED_CALL(KVG_E_UNSUPPORTED, "non_causal");
-  c.desc.reserved = 1;
-  REFUSED_CALL(KVG_E_UNSUPPORTED, "reserved");
+  c.desc.latent_out = 1;
+  REFUSED_CALL(KVG_E_INVALID, "not latent");
+  c.desc.latent_out = 2;
+  REFUSED_CALL(KVG_E_UNSUPPORTED, "latent_out");
   c.desc.stream = &c;
   REFUSED_CALL(KVG_E_INVALID, "stream");
   for (i = 0; i < 3; i++) {

@@ -13,5 +13,6 @@ void case_content(void); /* read, length, truncate, clear, fork, stats */
 void case_history(void); /* every recipe: what a cache holds does not depend on how it came there */
 void case_saved(void);   /* save, load, extend; prefixes */
 void case_select(void);  /* policies, scores, positions; every refusal */
+void case_plans(void);   /* plan files and latent layers */
 
 #endif /* KVGEAR_TESTS_CONFORMANCE_CASES_H_ */

@@ -42,6 +42,10 @@ static kvg_status on_plan_shape(void *h) {
 static kvg_status on_plan_recipe(void *h) {
   return KVG(plan_recipe)((const kvg_plan *)h, 0, a.text, sizeof(a.text), &a.needed, &kvt_err);
 }
+static kvg_status on_plan_latent(void *h) {
+  static uint32_t rank, heads;
+  return KVG(plan_latent)((const kvg_plan *)h, 0, KVG_SIDE_K, &rank, &heads, &kvt_err);
+}
 static kvg_status on_append(void *h) {
   unsigned short x[64];
   kvg_append_desc desc;
@@ -93,6 +97,7 @@ static const function functions[] = {
     {"kvg_cache_create (plan)", PLAN, on_create_plan},
     {"kvg_plan_shape", PLAN, on_plan_shape},
     {"kvg_plan_recipe", PLAN, on_plan_recipe},
+    {"kvg_plan_latent", PLAN, on_plan_latent},
     {"kvg_cache_append", CACHE, on_append},
     {"kvg_cache_attend", CACHE, on_attend},
     {"kvg_cache_read", CACHE, on_read},

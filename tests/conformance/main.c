@@ -14,7 +14,7 @@ static const group groups[] = {
     {"basics", case_basics},   {"structs", case_structs}, {"handles", case_handles},
     {"append", case_append},   {"attend", case_attend},   {"content", case_content},
     {"history", case_history}, {"saved", case_saved},
-    {"select", case_select},
+    {"select", case_select},   {"plans", case_plans},
 };
 
 static int is_wanted(const char *name, int argc, char **argv) {

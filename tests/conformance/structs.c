@@ -166,7 +166,7 @@ static void inputs(void) {
       END(kvg_attend_desc, struct_size),    END(kvg_attend_desc, q_dtype),
       END(kvg_attend_desc, out_dtype),      END(kvg_attend_desc, queries),
       END(kvg_attend_desc, non_causal),     END(kvg_attend_desc, scale),
-      END(kvg_attend_desc, logit_softcap),  END(kvg_attend_desc, reserved),
+      END(kvg_attend_desc, logit_softcap),  END(kvg_attend_desc, latent_out),
       END(kvg_attend_desc, sliding_window), END(kvg_attend_desc, q_token_stride),
       END(kvg_attend_desc, q_head_stride),  END(kvg_attend_desc, out_token_stride),
       END(kvg_attend_desc, out_head_stride), 0};
@@ -251,7 +251,8 @@ static void outputs(void) {
       END(kvg_stats, bits_per_element),   END(kvg_stats, rel_error_k_mean),
       END(kvg_stats, rel_error_k_worst),  END(kvg_stats, rel_error_v_mean),
       END(kvg_stats, rel_error_v_worst),  END(kvg_stats, bytes_mapped),
-      END(kvg_stats, tokens_appended),    END(kvg_stats, tokens_evicted),     0};
+      END(kvg_stats, tokens_appended),    END(kvg_stats, tokens_evicted),
+      END(kvg_stats, tokens_absorbed),    0};
   kvg_shape shape;
   kvg_stats stats;
   room r;

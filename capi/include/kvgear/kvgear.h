@@ -237,7 +237,7 @@ KVG_API kvg_status kvg_runtime_memory(const kvg_runtime *runtime, uint64_t *byte
 
 /* ------------------------------------------------------------ recipes, plans */
 
-/** @return how many named recipes there are. */
+/** @return how many named recipes there are, without those that need a plan file. */
 KVG_API uint32_t kvg_recipe_count(void);
 
 /** @return the name of recipe `index`, or NULL when index >= kvg_recipe_count(). Static string. */
@@ -294,6 +294,37 @@ KVG_API void kvg_shape_init(kvg_shape *shape);
 KVG_API kvg_status kvg_plan_create(const kvg_shape *shape, const char *recipes,
                                    KVG_OWN kvg_plan **out, kvg_error *err);
 
+/**
+ * Creates a plan from a plan file: a safetensors file that kvgear-plan wrote for one model, with what
+ * was worked out offline, such as the factors of latent caches (recipes palu, palu-2, lorc, ... and the
+ * setting latent=plan). The file is checked before it is used and not needed afterwards. What is
+ * damaged is refused with KVG_E_CORRUPT, what is of another model, or lacks what the recipes need, with
+ * KVG_E_INVALID.
+ *
+ * On a side that keeps latents kvg_cache_append takes rows as the projection gives them, that is, keys
+ * before rotary embedding, and computes their latents itself: of the model nothing else changes.
+ * Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.
+ * kvg_cache_read gives rows as they were appended. Measured errors are those of the latents. CUDA
+ * devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.
+ * @param path        terminated, as the system's functions take it
+ * @param shape       what the file's must be; may be NULL
+ * @param recipes     as for kvg_plan_create; "" takes those of the file
+ * @param fingerprint what the file's must be; 0 bytes: it may be any
+ * @param fingerprint_bytes 0 to 256
+ * @param[out] out    the plan. Destroy with kvg_plan_destroy.
+ */
+KVG_API kvg_status kvg_plan_load(const char *path, const kvg_shape *shape, const char *recipes,
+                                 const void *fingerprint, size_t fingerprint_bytes,
+                                 KVG_OWN kvg_plan **out, kvg_error *err);
+
+/**
+ * Tells whether a side of a layer keeps latents, and of what size.
+ * @param[out] rank         numbers of the latent of a group of heads; 0 = no latents
+ * @param[out] group_heads  KV heads of a group: 0 where there are no latents
+ */
+KVG_API kvg_status kvg_plan_latent(const kvg_plan *plan, uint32_t layer, kvg_side side,
+                                   uint32_t *rank, uint32_t *group_heads, kvg_error *err);
+
 /** Ends the caller's handle. The plan itself lives until its last cache is destroyed. */
 KVG_API void kvg_plan_destroy(kvg_plan *plan);
 
@@ -341,7 +372,8 @@ typedef struct kvg_append_desc {
 KVG_API void kvg_append_desc_init(kvg_append_desc *desc);
 
 /**
- * Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
+ * Appends tokens to one layer. Keys are given after rotary embedding (before it where they are kept as
+ * latents, see kvg_plan_load). Full blocks of the oldest
  * uncompressed tokens are sealed (compressed, once and for good) in the same call.
  * Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
  * KVG_E_NONFINITE.
@@ -364,7 +396,8 @@ typedef struct kvg_attend_desc {
   uint32_t non_causal;     /**< 0: a query sees its own token and older ones; 1: it sees all */
   float scale;             /**< factor on q . k; 0 = 1 / sqrt(head_dim) */
   float logit_softcap;     /**< c > 0: logits become c * tanh(logit / c); 0 = none */
-  uint32_t reserved;       /**< 0 */
+  uint32_t latent_out;     /**< 1: where values are latent, results are [queries, q_heads, rank], to be
+                                expanded, and given the projection's bias, by the caller; see kvg_plan_load */
   uint64_t sliding_window; /**< w > 0: a query sees no token w or more before its own; 0 = none */
   int64_t q_token_stride;  /**< strides in elements; all 0 = contiguous */
   int64_t q_head_stride;
@@ -477,6 +510,7 @@ typedef struct kvg_stats {
   uint64_t tokens_appended;        /**< tokens, or positions, that came; = tokens + evicted + absorbed */
   uint64_t tokens_evicted;         /**< of these dropped, or never given to their layer */
   uint64_t tokens_absorbed;        /**< of these kept only as part of a recurrent state */
+  uint64_t bytes_plan;   /**< what the plan holds from a file, for all its caches; in no other number of bytes */
 } kvg_stats;
 
 /** Sets struct_size and zeroes the rest. NULL is ignored. */

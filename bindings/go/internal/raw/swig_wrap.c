@@ -201,7 +201,7 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_8d3d62f85e3ef7a3(void *_swig_go_0) {
+void _wrap_Swig_free_raw_cee1fe18cb0ddaa2(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -211,7 +211,7 @@ void _wrap_Swig_free_raw_8d3d62f85e3ef7a3(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_8d3d62f85e3ef7a3(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_cee1fe18cb0ddaa2(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -224,7 +224,7 @@ void *_wrap_Swig_malloc_raw_8d3d62f85e3ef7a3(intgo _swig_go_0) {
 }
 
 
-int _wrap_KvgAbiVersion_raw_8d3d62f85e3ef7a3() {
+int _wrap_KvgAbiVersion_raw_cee1fe18cb0ddaa2() {
   uint32_t result;
   int _swig_go_result;
   
@@ -235,7 +235,7 @@ int _wrap_KvgAbiVersion_raw_8d3d62f85e3ef7a3() {
 }
 
 
-int _wrap_KvgAbiMin_raw_8d3d62f85e3ef7a3() {
+int _wrap_KvgAbiMin_raw_cee1fe18cb0ddaa2() {
   uint32_t result;
   int _swig_go_result;
   
@@ -246,7 +246,7 @@ int _wrap_KvgAbiMin_raw_8d3d62f85e3ef7a3() {
 }
 
 
-char *_wrap_KvgVersionString_raw_8d3d62f85e3ef7a3() {
+char *_wrap_KvgVersionString_raw_cee1fe18cb0ddaa2() {
   char *result = 0 ;
   char *_swig_go_result;
   
@@ -257,7 +257,7 @@ char *_wrap_KvgVersionString_raw_8d3d62f85e3ef7a3() {
 }
 
 
-char *_wrap_KvgStatusString_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
+char *_wrap_KvgStatusString_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
   kvg_status arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -270,7 +270,7 @@ char *_wrap_KvgStatusString_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
 }
 
 
-void _wrap_KvgAllocatorInit_raw_8d3d62f85e3ef7a3(kvg_allocator *_swig_go_0) {
+void _wrap_KvgAllocatorInit_raw_cee1fe18cb0ddaa2(kvg_allocator *_swig_go_0) {
   kvg_allocator *arg1 = (kvg_allocator *) 0 ;
   
   arg1 = (kvg_allocator *)_swig_go_0;
@@ -280,7 +280,7 @@ void _wrap_KvgAllocatorInit_raw_8d3d62f85e3ef7a3(kvg_allocator *_swig_go_0) {
 }
 
 
-void _wrap_KvgRuntimeOptionsInit_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig_go_0) {
+void _wrap_KvgRuntimeOptionsInit_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig_go_0) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   
   arg1 = (kvg_runtime_options *)_swig_go_0;
@@ -290,7 +290,7 @@ void _wrap_KvgRuntimeOptionsInit_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig
 }
 
 
-long long _wrap_KvgRuntimeCreate_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
+long long _wrap_KvgRuntimeCreate_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   kvg_runtime **arg2 = (kvg_runtime **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -309,7 +309,7 @@ long long _wrap_KvgRuntimeCreate_raw_8d3d62f85e3ef7a3(kvg_runtime_options *_swig
 }
 
 
-void _wrap_KvgRuntimeDestroy_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0) {
+void _wrap_KvgRuntimeDestroy_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   
   arg1 = (kvg_runtime *)_swig_go_0;
@@ -319,7 +319,7 @@ void _wrap_KvgRuntimeDestroy_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0) {
 }
 
 
-long long _wrap_KvgRuntimeDescribe_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRuntimeDescribe_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -341,7 +341,7 @@ long long _wrap_KvgRuntimeDescribe_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgRuntimeMemory_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
+long long _wrap_KvgRuntimeMemory_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t *arg2 = (uint64_t *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -360,7 +360,7 @@ long long _wrap_KvgRuntimeMemory_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, u
 }
 
 
-int _wrap_KvgRecipeCount_raw_8d3d62f85e3ef7a3() {
+int _wrap_KvgRecipeCount_raw_cee1fe18cb0ddaa2() {
   uint32_t result;
   int _swig_go_result;
   
@@ -371,7 +371,7 @@ int _wrap_KvgRecipeCount_raw_8d3d62f85e3ef7a3() {
 }
 
 
-char *_wrap_KvgRecipeName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
+char *_wrap_KvgRecipeName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -384,7 +384,7 @@ char *_wrap_KvgRecipeName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgRecipeSummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
+char *_wrap_KvgRecipeSummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -397,7 +397,7 @@ char *_wrap_KvgRecipeSummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
 }
 
 
-int _wrap_KvgPolicyCount_raw_8d3d62f85e3ef7a3() {
+int _wrap_KvgPolicyCount_raw_cee1fe18cb0ddaa2() {
   uint32_t result;
   int _swig_go_result;
   
@@ -408,7 +408,7 @@ int _wrap_KvgPolicyCount_raw_8d3d62f85e3ef7a3() {
 }
 
 
-char *_wrap_KvgPolicyName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
+char *_wrap_KvgPolicyName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -421,7 +421,7 @@ char *_wrap_KvgPolicyName_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgPolicySummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
+char *_wrap_KvgPolicySummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -434,7 +434,7 @@ char *_wrap_KvgPolicySummary_raw_8d3d62f85e3ef7a3(int _swig_go_0) {
 }
 
 
-long long _wrap_KvgRecipeCanonical_raw_8d3d62f85e3ef7a3(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRecipeCanonical_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   char *arg1 = (char *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -457,7 +457,7 @@ long long _wrap_KvgRecipeCanonical_raw_8d3d62f85e3ef7a3(_gostring_ _swig_go_0, _
 }
 
 
-void _wrap_KvgShapeInit_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0) {
+void _wrap_KvgShapeInit_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   
   arg1 = (kvg_shape *)_swig_go_0;
@@ -467,7 +467,7 @@ void _wrap_KvgShapeInit_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanCreate_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
+long long _wrap_KvgPlanCreate_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_plan **arg3 = (kvg_plan **) 0 ;
@@ -489,7 +489,60 @@ long long _wrap_KvgPlanCreate_raw_8d3d62f85e3ef7a3(kvg_shape *_swig_go_0, _gostr
 }
 
 
-void _wrap_KvgPlanDestroy_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0) {
+long long _wrap_KvgPlanLoad_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, kvg_shape *_swig_go_1, _gostring_ _swig_go_2, _goslice_ _swig_go_3, kvg_plan **_swig_go_4) {
+  char *arg1 = (char *) 0 ;
+  kvg_shape *arg2 = (kvg_shape *) 0 ;
+  char *arg3 = (char *) 0 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  kvg_plan **arg6 = (kvg_plan **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg7 = &detail7;
+  arg1 = _swig_go_0.p;
+  arg2 = (kvg_shape *)_swig_go_1;
+  arg3 = _swig_go_2.p;
+  arg4 = _swig_go_3.array; arg5 = (size_t)_swig_go_3.len; 
+  arg6 = (kvg_plan **)_swig_go_4;
+  
+  result = (kvg_status)kvg_plan_load((char const *)arg1,(struct kvg_shape const *)arg2,(char const *)arg3,(void const *)arg4,arg5,arg6,arg7);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg7);
+  
+  
+  return _swig_go_result;
+}
+
+
+long long _wrap_KvgPlanLatent_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _swig_go_1, int _swig_go_2, uint32_t *_swig_go_3, uint32_t *_swig_go_4) {
+  kvg_plan *arg1 = (kvg_plan *) 0 ;
+  uint32_t arg2 ;
+  kvg_side arg3 ;
+  uint32_t *arg4 = (uint32_t *) 0 ;
+  uint32_t *arg5 = (uint32_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg6 = &detail6;
+  arg1 = (kvg_plan *)_swig_go_0;
+  arg2 = (uint32_t)_swig_go_1; 
+  arg3 = (kvg_side)_swig_go_2; 
+  arg4 = (uint32_t *)_swig_go_3;
+  arg5 = (uint32_t *)_swig_go_4;
+  
+  result = (kvg_status)kvg_plan_latent((struct kvg_plan const *)arg1,arg2,arg3,arg4,arg5,arg6);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg6);
+  return _swig_go_result;
+}
+
+
+void _wrap_KvgPlanDestroy_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   
   arg1 = (kvg_plan *)_swig_go_0;
@@ -499,7 +552,7 @@ void _wrap_KvgPlanDestroy_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanShape_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
+long long _wrap_KvgPlanShape_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   kvg_shape *arg2 = (kvg_shape *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -518,7 +571,7 @@ long long _wrap_KvgPlanShape_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, kvg_shap
 }
 
 
-long long _wrap_KvgPlanRecipe_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgPlanRecipe_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   uint32_t arg2 ;
   char *arg3 = (char *) 0 ;
@@ -542,7 +595,7 @@ long long _wrap_KvgPlanRecipe_raw_8d3d62f85e3ef7a3(kvg_plan *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
+long long _wrap_KvgCacheCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   kvg_cache **arg3 = (kvg_cache **) 0 ;
@@ -563,7 +616,7 @@ long long _wrap_KvgCacheCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg
 }
 
 
-void _wrap_KvgCacheDestroy_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
+void _wrap_KvgCacheDestroy_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   
   arg1 = (kvg_cache *)_swig_go_0;
@@ -573,7 +626,7 @@ void _wrap_KvgCacheDestroy_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
 }
 
 
-void _wrap_KvgAppendDescInit_raw_8d3d62f85e3ef7a3(kvg_append_desc *_swig_go_0) {
+void _wrap_KvgAppendDescInit_raw_cee1fe18cb0ddaa2(kvg_append_desc *_swig_go_0) {
   kvg_append_desc *arg1 = (kvg_append_desc *) 0 ;
   
   arg1 = (kvg_append_desc *)_swig_go_0;
@@ -583,7 +636,7 @@ void _wrap_KvgAppendDescInit_raw_8d3d62f85e3ef7a3(kvg_append_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAppend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
+long long _wrap_KvgCacheAppend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -610,7 +663,7 @@ long long _wrap_KvgCacheAppend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _
 }
 
 
-void _wrap_KvgAttendDescInit_raw_8d3d62f85e3ef7a3(kvg_attend_desc *_swig_go_0) {
+void _wrap_KvgAttendDescInit_raw_cee1fe18cb0ddaa2(kvg_attend_desc *_swig_go_0) {
   kvg_attend_desc *arg1 = (kvg_attend_desc *) 0 ;
   
   arg1 = (kvg_attend_desc *)_swig_go_0;
@@ -620,7 +673,7 @@ void _wrap_KvgAttendDescInit_raw_8d3d62f85e3ef7a3(kvg_attend_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAttend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -647,7 +700,7 @@ long long _wrap_KvgCacheAttend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheAttendBatch_raw_8d3d62f85e3ef7a3(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttendBatch_raw_cee1fe18cb0ddaa2(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache **arg1 = (kvg_cache **) 0 ;
   size_t arg2 ;
   uint32_t arg3 ;
@@ -675,7 +728,7 @@ long long _wrap_KvgCacheAttendBatch_raw_8d3d62f85e3ef7a3(_goslice_ _swig_go_0, i
 }
 
 
-long long _wrap_KvgCacheRead_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
+long long _wrap_KvgCacheRead_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -705,7 +758,7 @@ long long _wrap_KvgCacheRead_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheLength_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheLength_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -726,7 +779,7 @@ long long _wrap_KvgCacheLength_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheTruncate_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
+long long _wrap_KvgCacheTruncate_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t arg3 ;
@@ -747,7 +800,7 @@ long long _wrap_KvgCacheTruncate_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheClear_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
+long long _wrap_KvgCacheClear_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -764,7 +817,7 @@ long long _wrap_KvgCacheClear_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheFork_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
+long long _wrap_KvgCacheFork_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_cache **arg2 = (kvg_cache **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -783,7 +836,7 @@ long long _wrap_KvgCacheFork_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, kvg_cac
 }
 
 
-void _wrap_KvgStatsInit_raw_8d3d62f85e3ef7a3(kvg_stats *_swig_go_0) {
+void _wrap_KvgStatsInit_raw_cee1fe18cb0ddaa2(kvg_stats *_swig_go_0) {
   kvg_stats *arg1 = (kvg_stats *) 0 ;
   
   arg1 = (kvg_stats *)_swig_go_0;
@@ -793,7 +846,7 @@ void _wrap_KvgStatsInit_raw_8d3d62f85e3ef7a3(kvg_stats *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheStats_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
+long long _wrap_KvgCacheStats_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -816,7 +869,7 @@ long long _wrap_KvgCacheStats_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _s
 }
 
 
-void _wrap_KvgSaveDescInit_raw_8d3d62f85e3ef7a3(kvg_save_desc *_swig_go_0) {
+void _wrap_KvgSaveDescInit_raw_cee1fe18cb0ddaa2(kvg_save_desc *_swig_go_0) {
   kvg_save_desc *arg1 = (kvg_save_desc *) 0 ;
   
   arg1 = (kvg_save_desc *)_swig_go_0;
@@ -826,7 +879,7 @@ void _wrap_KvgSaveDescInit_raw_8d3d62f85e3ef7a3(kvg_save_desc *_swig_go_0) {
 }
 
 
-void _wrap_KvgLoadDescInit_raw_8d3d62f85e3ef7a3(kvg_load_desc *_swig_go_0) {
+void _wrap_KvgLoadDescInit_raw_cee1fe18cb0ddaa2(kvg_load_desc *_swig_go_0) {
   kvg_load_desc *arg1 = (kvg_load_desc *) 0 ;
   
   arg1 = (kvg_load_desc *)_swig_go_0;
@@ -836,7 +889,7 @@ void _wrap_KvgLoadDescInit_raw_8d3d62f85e3ef7a3(kvg_load_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheSave_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
+long long _wrap_KvgCacheSave_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_save_desc *arg3 = (kvg_save_desc *) 0 ;
@@ -858,7 +911,7 @@ long long _wrap_KvgCacheSave_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gostri
 }
 
 
-long long _wrap_KvgCacheSaveBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2, kvg_save_desc *_swig_go_3) {
+long long _wrap_KvgCacheSaveBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2, kvg_save_desc *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   void *arg2 = (void *) 0 ;
   size_t arg3 ;
@@ -882,7 +935,7 @@ long long _wrap_KvgCacheSaveBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _
 }
 
 
-long long _wrap_KvgCacheLoad_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheLoad_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   char *arg3 = (char *) 0 ;
@@ -908,7 +961,7 @@ long long _wrap_KvgCacheLoad_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_p
 }
 
 
-long long _wrap_KvgCacheLoadBuffer_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheLoadBuffer_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   void *arg3 = (void *) 0 ;
@@ -934,7 +987,7 @@ long long _wrap_KvgCacheLoadBuffer_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgCacheExtend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_load_desc *arg3 = (kvg_load_desc *) 0 ;
@@ -956,7 +1009,7 @@ long long _wrap_KvgCacheExtend_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _gost
 }
 
 
-long long _wrap_KvgCacheExtendBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtendBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   void *arg2 = (void *) 0 ;
   size_t arg3 ;
@@ -978,7 +1031,7 @@ long long _wrap_KvgCacheExtendBuffer_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0,
 }
 
 
-long long _wrap_KvgPrefixCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
+long long _wrap_KvgPrefixCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t arg2 ;
   kvg_prefix **arg3 = (kvg_prefix **) 0 ;
@@ -999,7 +1052,7 @@ long long _wrap_KvgPrefixCreate_raw_8d3d62f85e3ef7a3(kvg_runtime *_swig_go_0, lo
 }
 
 
-void _wrap_KvgPrefixDestroy_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
+void _wrap_KvgPrefixDestroy_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   
   arg1 = (kvg_prefix *)_swig_go_0;
@@ -1009,7 +1062,7 @@ void _wrap_KvgPrefixDestroy_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPrefixInsert_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, _goslice_ _swig_go_1, kvg_cache *_swig_go_2) {
+long long _wrap_KvgPrefixInsert_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, _goslice_ _swig_go_1, kvg_cache *_swig_go_2) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   uint32_t *arg2 = (uint32_t *) 0 ;
   size_t arg3 ;
@@ -1031,7 +1084,7 @@ long long _wrap_KvgPrefixInsert_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, _go
 }
 
 
-long long _wrap_KvgPrefixFind_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, uint64_t *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgPrefixFind_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, uint64_t *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   uint32_t *arg3 = (uint32_t *) 0 ;
@@ -1057,7 +1110,7 @@ long long _wrap_KvgPrefixFind_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, kvg_p
 }
 
 
-long long _wrap_KvgPrefixClear_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
+long long _wrap_KvgPrefixClear_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -1074,7 +1127,7 @@ long long _wrap_KvgPrefixClear_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0) {
 }
 
 
-void _wrap_KvgPrefixStatsInit_raw_8d3d62f85e3ef7a3(kvg_prefix_stats *_swig_go_0) {
+void _wrap_KvgPrefixStatsInit_raw_cee1fe18cb0ddaa2(kvg_prefix_stats *_swig_go_0) {
   kvg_prefix_stats *arg1 = (kvg_prefix_stats *) 0 ;
   
   arg1 = (kvg_prefix_stats *)_swig_go_0;
@@ -1084,7 +1137,7 @@ void _wrap_KvgPrefixStatsInit_raw_8d3d62f85e3ef7a3(kvg_prefix_stats *_swig_go_0)
 }
 
 
-long long _wrap_KvgPrefixReadStats_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
+long long _wrap_KvgPrefixReadStats_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_prefix_stats *arg2 = (kvg_prefix_stats *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1103,7 +1156,7 @@ long long _wrap_KvgPrefixReadStats_raw_8d3d62f85e3ef7a3(kvg_prefix *_swig_go_0, 
 }
 
 
-long long _wrap_KvgCacheHeld_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheHeld_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -1124,7 +1177,7 @@ long long _wrap_KvgCacheHeld_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCachePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+long long _wrap_KvgCachePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint32_t arg3 ;
@@ -1150,7 +1203,7 @@ long long _wrap_KvgCachePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, in
 }
 
 
-long long _wrap_KvgCacheBits_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+long long _wrap_KvgCacheBits_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -1176,7 +1229,7 @@ long long _wrap_KvgCacheBits_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheSelect_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1) {
+long long _wrap_KvgCacheSelect_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1195,7 +1248,7 @@ long long _wrap_KvgCacheSelect_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheAppendAt_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, _goslice_ _swig_go_4, kvg_append_desc *_swig_go_5) {
+long long _wrap_KvgCacheAppendAt_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, _goslice_ _swig_go_4, kvg_append_desc *_swig_go_5) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1225,7 +1278,7 @@ long long _wrap_KvgCacheAppendAt_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long _swig_go_3) {
+long long _wrap_KvgCacheObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long _swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   float *arg3 = (float *) 0 ;
@@ -1249,7 +1302,7 @@ long long _wrap_KvgCacheObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int 
 }
 
 
-long long _wrap_KvgCacheProbe_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheProbe_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1276,7 +1329,7 @@ long long _wrap_KvgCacheProbe_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _s
 }
 
 
-long long _wrap_KvgCacheProbePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgCacheProbePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -1300,7 +1353,7 @@ long long _wrap_KvgCacheProbePositions_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_
 }
 
 
-long long _wrap_KvgCacheAttendObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttendObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1327,7 +1380,7 @@ long long _wrap_KvgCacheAttendObserve_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0
 }
 
 
-long long _wrap_KvgCacheNextTokens_raw_8d3d62f85e3ef7a3(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgCacheNextTokens_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;

@@ -114,7 +114,7 @@ type KvgAttendDesc struct {
 	NonCausal      uint32  // 0: a query sees its own token and older ones; 1: it sees all
 	Scale          float32 // factor on q . k; 0 = 1 / sqrt(head_dim)
 	LogitSoftcap   float32 // c > 0: logits become c * tanh(logit / c); 0 = none
-	Reserved       uint32  // 0
+	LatentOut      uint32  // 1: where values are latent, results are [queries, q_heads, rank], to be expanded, and given the projection's bias, by the caller; see kvg_plan_load
 	SlidingWindow  uint64  // w > 0: a query sees no token w or more before its own; 0 = none
 	QTokenStride   int64   // strides in elements; all 0 = contiguous
 	QHeadStride    int64
@@ -156,6 +156,7 @@ type KvgStats struct {
 	TokensAppended       uint64 // tokens, or positions, that came; = tokens + evicted + absorbed
 	TokensEvicted        uint64 // of these dropped, or never given to their layer
 	TokensAbsorbed       uint64 // of these kept only as part of a recurrent state
+	BytesPlan            uint64 // what the plan holds from a file, for all its caches; in no other number of bytes
 }
 
 // What is to be saved.

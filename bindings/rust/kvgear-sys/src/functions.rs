@@ -46,7 +46,7 @@ functions! {
     /// returns.
     fn kvg_runtime_memory(runtime: *const kvg_runtime, bytes: *mut u64, err: *mut kvg_error) -> kvg_status;
 
-    /// Returns how many named recipes there are.
+    /// Returns how many named recipes there are, without those that need a plan file.
     fn kvg_recipe_count() -> u32;
 
     /// Returns the name of recipe `index`, or NULL when index \>= [`kvg_recipe_count`](crate::kvg_recipe_count). Static string.
@@ -83,6 +83,32 @@ functions! {
     /// * `out`: the plan. Destroy with [`kvg_plan_destroy`](crate::kvg_plan_destroy).
     fn kvg_plan_create(shape: *const kvg_shape, recipes: *const c_char, out: *mut *mut kvg_plan, err: *mut kvg_error) -> kvg_status;
 
+    /// Creates a plan from a plan file: a safetensors file that kvgear-plan wrote for one model, with what
+    /// was worked out offline, such as the factors of latent caches (recipes palu, palu-2, lorc, ... and the
+    /// setting latent=plan). The file is checked before it is used and not needed afterwards. What is
+    /// damaged is refused with [`KVG_E_CORRUPT`](crate::KVG_E_CORRUPT), what is of another model, or lacks what the recipes need, with
+    /// [`KVG_E_INVALID`](crate::KVG_E_INVALID).
+    ///
+    /// On a side that keeps latents [`kvg_cache_append`](crate::kvg_cache_append) takes rows as the projection gives them, that is, keys
+    /// before rotary embedding, and computes their latents itself: of the model nothing else changes.
+    /// Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.
+    /// [`kvg_cache_read`](crate::kvg_cache_read) gives rows as they were appended. Measured errors are those of the latents. CUDA
+    /// devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.
+    ///
+    /// * `path`: terminated, as the system's functions take it
+    /// * `shape`: what the file's must be; may be NULL
+    /// * `recipes`: as for [`kvg_plan_create`](crate::kvg_plan_create); "" takes those of the file
+    /// * `fingerprint`: what the file's must be; 0 bytes: it may be any
+    /// * `fingerprint_bytes`: 0 to 256
+    /// * `out`: the plan. Destroy with [`kvg_plan_destroy`](crate::kvg_plan_destroy).
+    fn kvg_plan_load(path: *const c_char, shape: *const kvg_shape, recipes: *const c_char, fingerprint: *const c_void, fingerprint_bytes: usize, out: *mut *mut kvg_plan, err: *mut kvg_error) -> kvg_status;
+
+    /// Tells whether a side of a layer keeps latents, and of what size.
+    ///
+    /// * `rank`: numbers of the latent of a group of heads; 0 = no latents
+    /// * `group_heads`: KV heads of a group: 0 where there are no latents
+    fn kvg_plan_latent(plan: *const kvg_plan, layer: u32, side: kvg_side, rank: *mut u32, group_heads: *mut u32, err: *mut kvg_error) -> kvg_status;
+
     /// Ends the caller's handle. The plan itself lives until its last cache is destroyed.
     fn kvg_plan_destroy(plan: *mut kvg_plan);
 
@@ -103,7 +129,8 @@ functions! {
     /// Sets struct_size, dtype [`KVG_F16`](crate::KVG_F16) and zeroes the rest. NULL is ignored.
     fn kvg_append_desc_init(desc: *mut kvg_append_desc);
 
-    /// Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest
+    /// Appends tokens to one layer. Keys are given after rotary embedding (before it where they are kept as
+    /// latents, see [`kvg_plan_load`](crate::kvg_plan_load)). Full blocks of the oldest
     /// uncompressed tokens are sealed (compressed, once and for good) in the same call.
     /// Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else
     /// [`KVG_E_NONFINITE`](crate::KVG_E_NONFINITE).

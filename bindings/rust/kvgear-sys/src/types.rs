@@ -202,8 +202,8 @@ pub struct kvg_attend_desc {
     pub scale: f32,
     /// c \> 0: logits become c \* tanh(logit / c); 0 = none
     pub logit_softcap: f32,
-    /// 0
-    pub reserved: u32,
+    /// 1: where values are latent, results are \[queries, q_heads, rank\], to be expanded, and given the projection's bias, by the caller; see [`kvg_plan_load`](crate::kvg_plan_load)
+    pub latent_out: u32,
     /// w \> 0: a query sees no token w or more before its own; 0 = none
     pub sliding_window: u64,
     /// strides in elements; all 0 = contiguous
@@ -274,6 +274,8 @@ pub struct kvg_stats {
     pub tokens_evicted: u64,
     /// of these kept only as part of a recurrent state
     pub tokens_absorbed: u64,
+    /// what the plan holds from a file, for all its caches; in no other number of bytes
+    pub bytes_plan: u64,
 }
 
 /// What is to be saved.

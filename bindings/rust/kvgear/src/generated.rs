@@ -389,6 +389,8 @@ pub struct Stats {
     pub tokens_evicted: u64,
     /// Of these kept only as part of a recurrent state.
     pub tokens_absorbed: u64,
+    /// What the plan holds from a file, for all its caches; in no other number of bytes.
+    pub bytes_plan: u64,
 }
 
 impl Stats {
@@ -419,6 +421,7 @@ impl Stats {
             tokens_appended: raw.tokens_appended,
             tokens_evicted: raw.tokens_evicted,
             tokens_absorbed: raw.tokens_absorbed,
+            bytes_plan: raw.bytes_plan,
         }
     }
 }

@@ -71,7 +71,7 @@ pub use error::{Error, Result};
 pub use generated::{
     AttendOptions, Device, Dtype, LogLevel, PrefixStats, RuntimeOptions, Shape, Side, Stats, Status,
 };
-pub use plan::{Plan, Policy, Recipe};
+pub use plan::{Latent, Plan, Policy, Recipe};
 pub use prefix::PrefixStore;
 pub use runtime::{Runtime, RuntimeRef};
 pub use saved::{LoadOptions, SaveOptions};

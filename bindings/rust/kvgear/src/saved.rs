@@ -340,7 +340,7 @@ impl<'a> LoadOptions<'a> {
     }
 }
 
-fn path_text(path: &Path) -> Result<CString> {
+pub(crate) fn path_text(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_encoded_bytes())
         .map_err(|_| Error::invalid("path holds a NUL character"))
 }

@@ -21,6 +21,8 @@ struct kvg_functions {
   __typeof__(kvg_recipe_canonical) *kvg_recipe_canonical;
   __typeof__(kvg_shape_init) *kvg_shape_init;
   __typeof__(kvg_plan_create) *kvg_plan_create;
+  __typeof__(kvg_plan_load) *kvg_plan_load;
+  __typeof__(kvg_plan_latent) *kvg_plan_latent;
   __typeof__(kvg_plan_destroy) *kvg_plan_destroy;
   __typeof__(kvg_plan_shape) *kvg_plan_shape;
   __typeof__(kvg_plan_recipe) *kvg_plan_recipe;
@@ -91,6 +93,8 @@ extern struct kvg_functions kvg_functions;
   "kvg_recipe_canonical", \
   "kvg_shape_init", \
   "kvg_plan_create", \
+  "kvg_plan_load", \
+  "kvg_plan_latent", \
   "kvg_plan_destroy", \
   "kvg_plan_shape", \
   "kvg_plan_recipe", \
@@ -157,6 +161,8 @@ extern struct kvg_functions kvg_functions;
 #define kvg_recipe_canonical kvg_functions.kvg_recipe_canonical
 #define kvg_shape_init kvg_functions.kvg_shape_init
 #define kvg_plan_create kvg_functions.kvg_plan_create
+#define kvg_plan_load kvg_functions.kvg_plan_load
+#define kvg_plan_latent kvg_functions.kvg_plan_latent
 #define kvg_plan_destroy kvg_functions.kvg_plan_destroy
 #define kvg_plan_shape kvg_functions.kvg_plan_shape
 #define kvg_plan_recipe kvg_functions.kvg_plan_recipe

@@ -641,6 +641,131 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1create(JNIEnv
 }
 
 
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1load(JNIEnv *jenv, jclass jcls, jbyteArray jarg1, jbyteArray jarg2, jbyteArray jarg3, jlong jarg4, jlong jarg5, jlongArray jarg6) {
+  char *arg1 = (char *) 0 ;
+  kvg_shape *arg2 = (kvg_shape *) 0 ;
+  char *arg3 = (char *) 0 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  kvg_plan **arg6 = (kvg_plan **) 0 ;
+  kvg_error *arg7 = (kvg_error *) 0 ;
+  jbyte *text1 = NULL ;
+  kvg_shape copy2 ;
+  jbyte *text3 = NULL ;
+  kvg_plan *value6 = 0 ;
+  kvg_error detail7 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg7 = &detail7;
+
+  if (jarg1) {
+    text1 = (*jenv)->GetByteArrayElements(jenv, jarg1, NULL);
+    if (!text1) {
+      if (text1) (*jenv)->ReleaseByteArrayElements(jenv, jarg1, text1, JNI_ABORT);
+
+
+
+      if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+      return ; /* an OutOfMemoryError is pending */
+    }
+  }
+  arg1 = (char *)text1;
+
+
+  if (jarg2) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg2, 0, (jsize)sizeof copy2, (jbyte *)&copy2);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      if (text1) (*jenv)->ReleaseByteArrayElements(jenv, jarg1, text1, JNI_ABORT);
+
+
+
+      if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+      return ; /* the array is too short */
+    }
+    arg2 = &copy2;
+  }
+
+
+  if (jarg3) {
+    text3 = (*jenv)->GetByteArrayElements(jenv, jarg3, NULL);
+    if (!text3) {
+      if (text1) (*jenv)->ReleaseByteArrayElements(jenv, jarg1, text1, JNI_ABORT);
+
+
+
+      if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+
+      return ; /* an OutOfMemoryError is pending */
+    }
+  }
+  arg3 = (char *)text3;
+
+  arg4 = (void *)(intptr_t)jarg4;
+  arg5 = (size_t)jarg5;
+  arg6 = &value6;
+  result = (kvg_status)kvg_plan_load((char const *)arg1,(struct kvg_shape const *)arg2,(char const *)arg3,(void const *)arg4,arg5,arg6,arg7);
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value6;
+    (*jenv)->SetLongArrayRegion(jenv, jarg6, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_plan_load", result, arg7->message);
+
+  if (text1) (*jenv)->ReleaseByteArrayElements(jenv, jarg1, text1, JNI_ABORT);
+
+
+
+  if (text3) (*jenv)->ReleaseByteArrayElements(jenv, jarg3, text3, JNI_ABORT);
+
+}
+
+
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1latent(JNIEnv *jenv, jclass jcls, jlong jarg1, jint jarg2, jint jarg3, jlongArray jarg4, jlongArray jarg5) {
+  kvg_plan *arg1 = (kvg_plan *) 0 ;
+  uint32_t arg2 ;
+  kvg_side arg3 ;
+  uint32_t *arg4 = (uint32_t *) 0 ;
+  uint32_t *arg5 = (uint32_t *) 0 ;
+  kvg_error *arg6 = (kvg_error *) 0 ;
+  uint32_t value4 = 0 ;
+  uint32_t value5 = 0 ;
+  kvg_error detail6 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg6 = &detail6;
+  arg1 = (kvg_plan *)(intptr_t)jarg1;
+  arg2 = (uint32_t)jarg2;
+  arg3 = (kvg_side)jarg3;
+  arg4 = &value4;
+  arg5 = &value5;
+  result = (kvg_status)kvg_plan_latent((struct kvg_plan const *)arg1,arg2,arg3,arg4,arg5,arg6);
+
+  {
+    const jlong stored = (jlong)(intptr_t)value4;
+    (*jenv)->SetLongArrayRegion(jenv, jarg4, 0, 1, &stored);
+  }
+
+
+  {
+    const jlong stored = (jlong)(intptr_t)value5;
+    (*jenv)->SetLongArrayRegion(jenv, jarg5, 0, 1, &stored);
+  }
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_plan_latent", result, arg6->message);
+}
+
+
 SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1plan_1destroy(JNIEnv *jenv, jclass jcls, jlong jarg1) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
 

@@ -17,7 +17,7 @@ public record Recipe(String name, String summary) {
    *
    * <p>From kvgear.h, kvg_recipe_count:
    * <pre>
-   * Returns how many named recipes there are.
+   * Returns how many named recipes there are, without those that need a plan file.
    * </pre>
    *
    * <p>From kvgear.h, kvg_recipe_name:

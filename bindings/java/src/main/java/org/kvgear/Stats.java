@@ -36,6 +36,7 @@ import org.kvgear.internal.Structs.KvgStats;
  * @param tokensAppended tokens, or positions, that came; = tokens + evicted + absorbed
  * @param tokensEvicted of these dropped, or never given to their layer
  * @param tokensAbsorbed of these kept only as part of a recurrent state
+ * @param bytesPlan what the plan holds from a file, for all its caches; in no other number of bytes
  */
 public record Stats(
     long tokens,
@@ -62,7 +63,8 @@ public record Stats(
     long bytesMapped,
     long tokensAppended,
     long tokensEvicted,
-    long tokensAbsorbed) {
+    long tokensAbsorbed,
+    long bytesPlan) {
   byte[] pack() {
     byte[] s = Struct.make(KvgStats.SIZE);
     Struct.putLong(s, KvgStats.TOKENS, tokens);
@@ -90,6 +92,7 @@ public record Stats(
     Struct.putLong(s, KvgStats.TOKENS_APPENDED, tokensAppended);
     Struct.putLong(s, KvgStats.TOKENS_EVICTED, tokensEvicted);
     Struct.putLong(s, KvgStats.TOKENS_ABSORBED, tokensAbsorbed);
+    Struct.putLong(s, KvgStats.BYTES_PLAN, bytesPlan);
     return s;
   }
 
@@ -119,6 +122,7 @@ public record Stats(
         Struct.getLong(s, KvgStats.BYTES_MAPPED),
         Struct.getLong(s, KvgStats.TOKENS_APPENDED),
         Struct.getLong(s, KvgStats.TOKENS_EVICTED),
-        Struct.getLong(s, KvgStats.TOKENS_ABSORBED));
+        Struct.getLong(s, KvgStats.TOKENS_ABSORBED),
+        Struct.getLong(s, KvgStats.BYTES_PLAN));
   }
 }

@@ -80,7 +80,7 @@ public final class Raw implements RawConstants {
   public static void kvg_runtime_memory(long runtime, long[] bytes) { RawJNI.kvg_runtime_memory(runtime, bytes); }
 
   /**
-   *  @return how many named recipes there are.
+   *  @return how many named recipes there are, without those that need a plan file.
    */
   public static int kvg_recipe_count() {
     return RawJNI.kvg_recipe_count();
@@ -149,6 +149,34 @@ public final class Raw implements RawConstants {
   public static void kvg_plan_create(byte[] shape, byte[] recipes, long[] out) { RawJNI.kvg_plan_create(shape, recipes, out); }
 
   /**
+   * Creates a plan from a plan file: a safetensors file that kvgear-plan wrote for one model, with what<br>
+   * was worked out offline, such as the factors of latent caches (recipes palu, palu-2, lorc, ... and the<br>
+   * setting latent=plan). The file is checked before it is used and not needed afterwards. What is<br>
+   * damaged is refused with KVG_E_CORRUPT, what is of another model, or lacks what the recipes need, with<br>
+   * KVG_E_INVALID.<br>
+   * <br>
+   * On a side that keeps latents kvg_cache_append takes rows as the projection gives them, that is, keys<br>
+   * before rotary embedding, and computes their latents itself: of the model nothing else changes.<br>
+   * Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.<br>
+   * kvg_cache_read gives rows as they were appended. Measured errors are those of the latents. CUDA<br>
+   * devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.<br>
+   * @param path        terminated, as the system's functions take it<br>
+   * @param shape       what the file's must be; may be NULL<br>
+   * @param recipes     as for kvg_plan_create; "" takes those of the file<br>
+   * @param fingerprint what the file's must be; 0 bytes: it may be any<br>
+   * @param fingerprint_bytes 0 to 256<br>
+   * @param out    the plan. Destroy with kvg_plan_destroy.
+   */
+  public static void kvg_plan_load(byte[] path, byte[] shape, byte[] recipes, long fingerprint, long fingerprint_bytes, long[] out) { RawJNI.kvg_plan_load(path, shape, recipes, fingerprint, fingerprint_bytes, out); }
+
+  /**
+   * Tells whether a side of a layer keeps latents, and of what size.<br>
+   * @param rank         numbers of the latent of a group of heads; 0 = no latents<br>
+   * @param group_heads  KV heads of a group: 0 where there are no latents
+   */
+  public static void kvg_plan_latent(long plan, int layer, int side, long[] rank, long[] group_heads) { RawJNI.kvg_plan_latent(plan, layer, side, rank, group_heads); }
+
+  /**
    *  Ends the caller's handle. The plan itself lives until its last cache is destroyed.
    */
   public static void kvg_plan_destroy(long plan) {
@@ -186,7 +214,8 @@ public final class Raw implements RawConstants {
   }
 
   /**
-   * Appends tokens to one layer. Keys are given after rotary embedding. Full blocks of the oldest<br>
+   * Appends tokens to one layer. Keys are given after rotary embedding (before it where they are kept as<br>
+   * latents, see kvg_plan_load). Full blocks of the oldest<br>
    * uncompressed tokens are sealed (compressed, once and for good) in the same call.<br>
    * Every element must be finite after rounding to fp16, that is, below 65520 in magnitude, else<br>
    * KVG_E_NONFINITE.<br>

@@ -28,6 +28,8 @@ final class RawJNI {
   public final static native void kvg_recipe_canonical(byte[] jarg1, byte[] jarg2, long[] jarg4);
   public final static native void kvg_shape_init(byte[] jarg1);
   public final static native void kvg_plan_create(byte[] jarg1, byte[] jarg2, long[] jarg3);
+  public final static native void kvg_plan_load(byte[] jarg1, byte[] jarg2, byte[] jarg3, long jarg4, long jarg5, long[] jarg6);
+  public final static native void kvg_plan_latent(long jarg1, int jarg2, int jarg3, long[] jarg4, long[] jarg5);
   public final static native void kvg_plan_destroy(long jarg1);
   public final static native void kvg_plan_shape(long jarg1, byte[] jarg2);
   public final static native void kvg_plan_recipe(long jarg1, int jarg2, byte[] jarg3, long[] jarg5);

@@ -93,7 +93,7 @@ public final class Structs {
     public static final int NON_CAUSAL = 16; // 0: a query sees its own token and older ones; 1: it sees all
     public static final int SCALE = 20; // factor on q . k; 0 = 1 / sqrt(head_dim)
     public static final int LOGIT_SOFTCAP = 24; // c > 0: logits become c * tanh(logit / c); 0 = none
-    public static final int RESERVED = 28; // 0
+    public static final int LATENT_OUT = 28; // 1: where values are latent, results are [queries, q_heads, rank], to be expanded, and given the projection's bias, by the caller; see kvg_plan_load
     public static final int SLIDING_WINDOW = 32; // w > 0: a query sees no token w or more before its own; 0 = none
     public static final int Q_TOKEN_STRIDE = 40; // strides in elements; all 0 = contiguous
     public static final int Q_HEAD_STRIDE = 48;
@@ -113,7 +113,7 @@ public final class Structs {
    */
   public static final class KvgStats {
     /** Bytes of the struct. */
-    public static final int SIZE = 208;
+    public static final int SIZE = 216;
     public static final int STRUCT_SIZE = 0;
     public static final int RESERVED = 4; // 0
     public static final int TOKENS = 8; // tokens held, summed over the layers asked for
@@ -141,6 +141,7 @@ public final class Structs {
     public static final int TOKENS_APPENDED = 184; // tokens, or positions, that came; = tokens + evicted + absorbed
     public static final int TOKENS_EVICTED = 192; // of these dropped, or never given to their layer
     public static final int TOKENS_ABSORBED = 200; // of these kept only as part of a recurrent state
+    public static final int BYTES_PLAN = 208; // what the plan holds from a file, for all its caches; in no other number of bytes
 
     private KvgStats() {}
   }
