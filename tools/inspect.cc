@@ -51,6 +51,15 @@ std::string Json(const kvg::SavedCache& saved, bool verified) {
   for (size_t i = 0; i < saved.recipes.size(); ++i) {
     absl::StrAppend(&out, i == 0 ? "" : ", ", Quoted(saved.recipes[i]));
   }
+  absl::StrAppend(&out, "],\n \"selections\": [");
+  for (size_t i = 0; i < saved.selections.size(); ++i) {
+    const kvg::SavedSelection& of = saved.selections[i];
+    absl::StrAppendFormat(&out,
+                          "%s\n  {\"layer\": %d, \"appended\": %d, \"held\": %d, "
+                          "\"bytes_positions\": %d, \"bytes_scores\": %d}",
+                          i == 0 ? "" : ",", of.layer, of.appended, of.held, of.bytes_positions,
+                          of.bytes_scores);
+  }
   absl::StrAppend(&out, "],\n \"sides\": [\n");
   for (size_t i = 0; i < saved.sides.size(); ++i) {
     const kvg::SavedSide& side = saved.sides[i];
@@ -59,12 +68,13 @@ std::string Json(const kvg::SavedCache& saved, bool verified) {
         &out,
         "  {\"layer\": %d, \"side\": \"%s\", \"first_token\": %d, \"tokens\": %d, \"window\": %d, "
         "\"segments\": %d, \"bytes_codes\": %d, \"bytes_scales\": %d, \"bytes_low_rank\": %d, "
-        "\"bytes_sparse\": %d, \"bytes_window\": %d, \"bytes_other\": %d, "
+        "\"bytes_sparse\": %d, \"bytes_window\": %d, \"bytes_basis\": %d, \"bytes_seen\": %d, "
+        "\"bytes_other\": %d, "
         "\"rel_error_mean\": %.9g, \"rel_error_worst\": %.9g}%s\n",
         side.layer, NameOf(side.side), side.first_token, side.end() - side.first_token, side.rows,
         side.segments.size(), side.bytes.codes, side.bytes.scales, side.bytes.low_rank,
-        side.bytes.sparse, side.rows * saved.shape.kv_dim() * 2, side.bytes.bookkeeping,
-        errors.mean, errors.worst, i + 1 < saved.sides.size() ? "," : "");
+        side.bytes.sparse, side.rows * saved.shape.kv_dim() * 2, side.bytes_basis, side.bytes_seen,
+        side.bytes.bookkeeping, errors.mean, errors.worst, i + 1 < saved.sides.size() ? "," : "");
   }
   return out + " ]}\n";
 }
@@ -84,17 +94,25 @@ std::string Text(const kvg::SavedCache& saved, bool verified) {
     absl::StrAppendFormat(&out, "recipe       %s%s\n", absl::CHexEscape(saved.recipes[i]),
                           i == 0 ? "" : absl::StrCat(" from layer ", saved.first_layer + i, " on"));
   }
-  absl::StrAppendFormat(&out, "\n%5s %4s %9s %7s %8s %12s %10s %10s %10s %10s %8s %8s\n", "layer",
+  absl::StrAppendFormat(&out, "\n%5s %4s %9s %7s %8s %12s %10s %10s %10s %10s %10s %8s %8s\n", "layer",
                         "side", "tokens", "window", "segments", "codes", "scales", "low rank",
-                        "sparse", "window B", "error", "worst");
+                        "sparse", "window B", "basis", "error", "worst");
   for (const kvg::SavedSide& side : saved.sides) {
     const Errors errors = ErrorsOf(side);
-    absl::StrAppendFormat(&out, "%5d %4s %9d %7d %8d %12d %10d %10d %10d %10d %7.2f%% %7.2f%%\n",
+    absl::StrAppendFormat(&out, "%5d %4s %9d %7d %8d %12d %10d %10d %10d %10d %10d %7.2f%% %7.2f%%\n",
                           side.layer, NameOf(side.side), side.end() - side.first_token, side.rows,
                           side.segments.size(), side.bytes.codes, side.bytes.scales,
                           side.bytes.low_rank, side.bytes.sparse,
-                          side.rows * saved.shape.kv_dim() * 2, 100 * errors.mean,
+                          side.rows * saved.shape.kv_dim() * 2,
+                          side.bytes_basis + side.bytes_seen, 100 * errors.mean,
                           100 * errors.worst);
+  }
+  if (saved.selections.empty()) return out;
+  absl::StrAppendFormat(&out, "\n%5s %9s %9s %10s %10s\n", "layer", "appended", "held", "positions",
+                        "scores");
+  for (const kvg::SavedSelection& of : saved.selections) {
+    absl::StrAppendFormat(&out, "%5d %9d %9d %10d %10d\n", of.layer, of.appended, of.held,
+                          of.bytes_positions, of.bytes_scores);
   }
   return out;
 }

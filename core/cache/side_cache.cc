@@ -49,6 +49,12 @@ uint64_t SideCache::WindowCapacity() const {
   return uint64_t{recipe_->window} + (recipe_->block == 1 ? kWindowSlack : recipe_->block);
 }
 
+// The same for a window of so many tokens, which may be more than there are without a basis.
+uint64_t SideCache::WindowRoom(uint64_t tokens) const {
+  const uint64_t least = WindowCapacity();
+  return tokens <= least ? least : tokens + std::max(kPatience, uint64_t{recipe_->block});
+}
+
 // How many of `pending` tokens to seal as the next segment or, when an open page has room, into it.
 uint64_t SideCache::NextSeal(uint64_t pending, uint64_t room) const {
   const uint64_t block = recipe_->block;
@@ -73,8 +79,10 @@ void SideCache::Observe(const ops::AttendArgs& args, const ops::AttendItem& item
   const std::lock_guard lock(seen_mutex_);
   if (seen_.full()) return;
   const uint64_t group = args.q_heads / args.kv_heads;
+  const auto queries =
+      static_cast<uint32_t>(std::min<uint64_t>(args.queries, SeenQueries::MostAtOnce() / group));
   for (uint32_t head = 0; head < args.q_heads; ++head) {
-    for (uint32_t query = 0; query < args.queries; ++query) {
+    for (uint32_t query = 0; query < queries; ++query) {
       const int64_t at = int64_t{query} * args.q_token_stride + int64_t{head} * args.q_head_stride;
       float q[ops::kMaxHeadDim];
       for (uint32_t d = 0; d < args.head_dim; ++d) {
@@ -86,7 +94,7 @@ void SideCache::Observe(const ops::AttendArgs& args, const ops::AttendItem& item
       seen_.Add(shape_, static_cast<uint32_t>(head / group), q);
     }
   }
-  seen_.AddRows(args.queries * group);
+  seen_.AddRows(queries * group);
 }
 
 uint16_t* SideCache::WindowRows(uint64_t token) const {
@@ -170,9 +178,7 @@ absl::Status SideCache::PrepareAppend(Executor& executor, const ops::IngestArgs&
   // window that others see, are sealed from a staging buffer and leave a new window behind.
   const bool outgrown = capacity_ > WindowCapacity() && !wait;  // it waited for a basis
   if (total > capacity_ || !window_.exclusive() || outgrown) {
-    const uint64_t least = WindowCapacity();
-    const uint64_t left = total - at;
-    out.capacity = left <= least ? least : left + std::max(kPatience, recipe_->block + uint64_t{0});
+    out.capacity = WindowRoom(total - at);
     out.window = Window(executor.host_memory(), executor.memory(), out.capacity * row);
     if (on_device) {
       const uint64_t staged = std::min(at, std::max(kMostStaged / row, most));
@@ -475,7 +481,7 @@ void SideCache::CopyFrom(const SideCache& other) noexcept {
 
 void SideCache::Restore(Executor& executor, Restored& restored) {
   const uint64_t row = shape_.head_dim * sizeof(uint16_t);
-  const uint64_t capacity = WindowCapacity();
+  const uint64_t capacity = WindowRoom(pending_ + restored.tokens);
   Window window;
   if (restored.tokens > 0) {
     window = Window(executor.host_memory(), executor.memory(), shape_.kv_heads * capacity * row);
@@ -510,7 +516,22 @@ void SideCache::Restore(Executor& executor, Restored& restored) {
     start_ = 0;
     pending_ += restored.tokens;
   }
+  if (restored.basis) basis_ = std::move(restored.basis);
+  if (restored.seen) seen_ = std::move(restored.seen);
+  if (basis_) seen_ = SeenQueries();
+  due_ = restored.due;
   PlaceWindow();
+}
+
+void SideCache::TakeSeen(SideCache& from) noexcept {
+  if (waits_for_basis() && !seen_) seen_ = std::move(from.seen_);
+}
+
+std::vector<std::byte> SideCache::StoredSeen() const {
+  std::vector<std::byte> stored(SeenQueries::StoredBytes(shape_));
+  const std::lock_guard lock(seen_mutex_);
+  seen_.Store(shape_, stored.data());
+  return stored;
 }
 
 void SideStats::Add(const Segment& segment, bool is_shared, uint64_t seen) {

@@ -10,6 +10,7 @@
 #ifndef KVGEAR_CORE_CACHE_SIDE_CACHE_H_
 #define KVGEAR_CORE_CACHE_SIDE_CACHE_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory_resource>
 #include <mutex>
@@ -94,6 +95,9 @@ class SideCache {
     SegmentRef page;                        // an open page behind them, or empty
     Buffer rows;  // fp16 [kv_heads][tokens][head_dim], of the host
     uint64_t tokens = 0;                    // in `rows`
+    BasisRef basis;                         // in place of none, unless empty
+    SeenQueries seen;                       // in place of those seen, unless empty
+    uint64_t due = 0;
   };
 
   explicit SideCache(std::pmr::memory_resource* resource) : segments_(resource) {}
@@ -120,6 +124,8 @@ class SideCache {
   // `restored` has passed all checks of core/format; its segments lie where the side does, its rows in
   // memory that the executor can copy. Throws std::bad_alloc, and then nothing changed.
   void Restore(Executor& executor, Restored& restored);
+  // Takes the queries that `from`, of which this is a fork, has collected, if they are of use here.
+  void TakeSeen(SideCache& from) noexcept;
 
   // For core/format. Rows of the window: one head's are contiguous; `token` counts from sealed().
   const SegmentList& segments() const { return segments_; }
@@ -130,6 +136,13 @@ class SideCache {
   }
   uint64_t window_capacity() const { return WindowCapacity(); }
   const SideRecipe& recipe() const { return *recipe_; }
+  const BasisRef& basis() const { return basis_; }
+  bool waits_for_basis() const {
+    return recipe_->map == SideRecipe::kOnline && recipe_->bits < 16 && !basis_;
+  }
+  uint64_t due() const { return waits_for_basis() ? due_ : 0; }
+  bool has_seen() const { return learns(); }
+  std::vector<std::byte> StoredSeen() const;  // as SeenQueries::Store has it
 
   // Whether queries that attend are to be shown to the side, and how. Threads may do so at once.
   bool learns() const { return seen_ && !basis_; }
@@ -161,6 +174,7 @@ class SideCache {
   uint64_t NextSeal(uint64_t pending, uint64_t room) const;
   bool MayLearn(uint64_t total) const;
   uint64_t WindowCapacity() const;
+  uint64_t WindowRoom(uint64_t tokens) const;
   uint64_t PageRoom() const { return page_ ? page_piece_.padded_tokens - page_piece_.tokens : 0; }
   uint16_t* WindowRows(uint64_t token) const;
   bool Fetch(Executor& executor, const ops::IngestArgs& x, uint64_t from, uint64_t tokens,

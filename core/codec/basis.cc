@@ -18,6 +18,8 @@ namespace {
 constexpr float kQueryUnit = 0x1p-12f;
 constexpr float kMostQuery = 1024;
 constexpr uint64_t kMostRows = 1 << 16;
+// And of one call, so that no sum overflows: the rows of all calls stay below 2^18.
+constexpr uint64_t kMostAtOnce = 1 << 17;
 
 // What quantising leaves of a normal distribution's variance, by width, with the best uniform
 // levels.
@@ -93,6 +95,15 @@ double QueryFactor(const Shape& shape, const SeenQueries& seen, uint32_t head, d
     }
   }
   Cholesky(factor, dim, prior / 2);
+  // The rows of L are as long as the roots of C's diagonal, of which the sum is dim; those of a moment
+  // that was stored, and that no queries have, may be any length, and then count for nothing.
+  for (uint32_t i = 0; any && i < dim; ++i) {
+    double square = 0;
+    for (uint32_t j = 0; j <= i; ++j) square += factor[i * dim + j] * factor[i * dim + j];
+    if (square <= static_cast<double>(dim) + 1) continue;
+    for (uint32_t j = 0; j < dim * dim; ++j) factor[j] = j % (dim + 1) == 0 ? 1 : 0;
+    return 1;
+  }
   return any ? mean : 1;
 }
 
@@ -150,6 +161,8 @@ SeenQueries::SeenQueries(Memory& memory, const Shape& shape)
 
 bool SeenQueries::full() const { return rows_ >= kMostRows; }
 
+uint64_t SeenQueries::MostAtOnce() { return kMostAtOnce; }
+
 void SeenQueries::Add(const Shape& shape, uint32_t kv_head, const float* q) {
   const uint32_t dim = shape.head_dim;
   int64_t units[ops::kMaxHeadDim];
@@ -172,23 +185,82 @@ double SeenQueries::Moment(const Shape& shape, uint32_t kv_head, uint32_t i, uin
   return static_cast<double>(sum) * kUnit / static_cast<double>(std::max<uint64_t>(rows_, 1));
 }
 
+size_t SeenQueries::StoredBytes(const Shape& shape) {
+  const size_t dim = shape.head_dim;
+  return sizeof(uint64_t) + shape.kv_heads * (dim * (dim + 1) / 2) * sizeof(int64_t);
+}
+
+void SeenQueries::Store(const Shape& shape, std::byte* out) const {
+  std::memcpy(out, &rows_, sizeof(rows_));
+  out += sizeof(rows_);
+  const size_t dim = shape.head_dim;
+  for (size_t i = 0; i < shape.kv_heads * dim; ++i) {
+    const size_t bytes = (i % dim + 1) * sizeof(int64_t);
+    std::memcpy(out, sums_.data<int64_t>() + i * dim, bytes);
+    out += bytes;
+  }
+}
+
+bool SeenQueries::Restore(const Shape& shape, const std::byte* in) {
+  std::memcpy(&rows_, in, sizeof(rows_));
+  in += sizeof(rows_);
+  const size_t dim = shape.head_dim;
+  for (size_t i = 0; i < shape.kv_heads * dim; ++i) {
+    const size_t bytes = (i % dim + 1) * sizeof(int64_t);
+    std::memcpy(sums_.data<int64_t>() + i * dim, in, bytes);
+    in += bytes;
+  }
+  if (rows_ > kMostRows + kMostAtOnce) return false;
+  // Squares do not go down, and no product is more than the squares allow.
+  const auto most = static_cast<int64_t>(rows_) << 44;
+  for (size_t head = 0; head < shape.kv_heads; ++head) {
+    const int64_t* const sums = sums_.data<int64_t>() + head * dim * dim;
+    for (size_t i = 0; i < dim; ++i) {
+      const int64_t square = sums[i * dim + i];
+      if (square < 0 || square > most) return false;
+      for (size_t j = 0; j < i; ++j) {
+        const auto product = static_cast<double>(sums[i * dim + j]);
+        const double bound = static_cast<double>(square) * static_cast<double>(sums[j * dim + j]);
+        if (product * product > bound * (1 + 1e-9)) return false;
+      }
+    }
+  }
+  return true;
+}
+
+// Eigenvectors are orthogonal: the matrix that maps values is the one that maps them back.
+BasisRef Basis::Empty(Memory& memory, const Shape& shape, ops::Side side) {
+  Buffer matrices(memory, ContentBytes(shape, side));
+  void* const place = memory.Allocate(sizeof(Basis));
+  BasisRef result(new (place) Basis(memory, std::move(matrices)));
+  Basis& basis = *result.basis_;
+  const auto* const forward = basis.matrices_.data<uint16_t>();
+  std::memset(basis.matrices_.data(), 0, basis.matrices_.size());
+  basis.map_ = {.kind = ops::kMapDense,
+                .block = 0,
+                .forward = forward,
+                .back = side == ops::kSideK ? forward + MatrixElements(shape) : forward};
+  basis.widths_ = reinterpret_cast<uint8_t*>(basis.matrices_.data() + WidthsAt(shape, side));
+  return result;
+}
+
+BasisRef Basis::Restore(Memory& memory, const Shape& shape, ops::Side side,
+                        const std::byte* content) {
+  BasisRef result = Empty(memory, shape, side);
+  std::memcpy(result.basis_->matrices_.data(), content, result.basis_->matrices_.size());
+  return result;
+}
+
 BasisRef Basis::Make(Memory& memory, const Shape& shape, ops::Side side, const SideRecipe& recipe,
                      const RowsView& x, uint64_t tokens, const SeenQueries& seen) {
   const size_t dim = shape.head_dim;
   const size_t dirs = ops::PadDirs(shape.head_dim);
-  const size_t tiles = dirs / ops::kTileDirs;
-  const size_t one = shape.kv_heads * dim * dirs;
-  // Eigenvectors are orthogonal: the matrix that maps values is the one that maps them back.
+  const size_t tiles = Tiles(shape);
   const bool keys = side == ops::kSideK;
-  Buffer matrices(memory, one * (keys ? 2 : 1) * sizeof(uint16_t) + shape.kv_heads * tiles);
-  void* const place = memory.Allocate(sizeof(Basis));
-  BasisRef result(new (place) Basis(memory, std::move(matrices)));
+  BasisRef result = Empty(memory, shape, side);
   Basis& basis = *result.basis_;
   auto* const forward = basis.matrices_.data<uint16_t>();
-  uint16_t* const back = keys ? forward + one : forward;
-  std::memset(forward, 0, basis.matrices_.size());
-  basis.map_ = {.kind = ops::kMapDense, .block = 0, .forward = forward, .back = back};
-  basis.widths_ = reinterpret_cast<uint8_t*>(forward + one * (keys ? 2 : 1));
+  uint16_t* const back = keys ? forward + MatrixElements(shape) : forward;
 
   const Work work(memory, dim);
   const Buffer energies(memory, shape.kv_heads * tiles * sizeof(double), Buffer::kScratch);

@@ -40,8 +40,15 @@ class SeenQueries {
   void Add(const Shape& shape, uint32_t kv_head, const float* q);
   void AddRows(uint64_t rows) { rows_ += rows; }
   bool full() const;
+  static uint64_t MostAtOnce();  // rows between two looks at full()
   // Entry (i, j) of the mean of q q^T.
   double Moment(const Shape& shape, uint32_t kv_head, uint32_t i, uint32_t j) const;
+
+  // For core/format. As stored: the rows as u64, then the lower halves of the sums, row by row.
+  static size_t StoredBytes(const Shape& shape);
+  void Store(const Shape& shape, std::byte* out) const;
+  // Into one that is empty of rows. False if `in` cannot be what so many rows add up to.
+  bool Restore(const Shape& shape, const std::byte* in);
 
  private:
   Buffer sums_;  // int64 [kv_heads][head_dim][head_dim], the lower half
@@ -58,8 +65,21 @@ class Basis {
   static BasisRef Make(Memory& memory, const Shape& shape, ops::Side side,
                        const SideRecipe& recipe, const RowsView& x, uint64_t tokens,
                        const SeenQueries& seen);
+  // One whose content was stored and has passed all checks. Throws std::bad_alloc.
+  static BasisRef Restore(Memory& memory, const Shape& shape, ops::Side side,
+                          const std::byte* content);
   Basis(const Basis&) = delete;
   Basis& operator=(const Basis&) = delete;
+
+  // For core/format. As it lies in memory: fp16 [kv_heads][head_dim][dirs], for keys two of it; then the
+  // widths.
+  const std::byte* content() const { return matrices_.data(); }
+  static size_t ContentBytes(const Shape& shape, ops::Side side) {
+    return WidthsAt(shape, side) + shape.kv_heads * Tiles(shape);
+  }
+  static size_t WidthsAt(const Shape& shape, ops::Side side) {
+    return MatrixElements(shape) * (side == ops::kSideK ? 2 : 1) * sizeof(uint16_t);
+  }
 
   const ops::Map& map() const { return map_; }
   // [kv_heads][tiles]
@@ -70,6 +90,14 @@ class Basis {
  private:
   friend class BasisRef;
   Basis(Memory& memory, Buffer matrices) : memory_(memory), matrices_(std::move(matrices)) {}
+  static size_t Tiles(const Shape& shape) {
+    return ops::PadDirs(shape.head_dim) / ops::kTileDirs;
+  }
+  static size_t MatrixElements(const Shape& shape) {
+    return size_t{shape.kv_heads} * shape.head_dim * ops::PadDirs(shape.head_dim);
+  }
+  // With everything 0.
+  static BasisRef Empty(Memory& memory, const Shape& shape, ops::Side side);
 
   Memory& memory_;
   const Buffer matrices_;

@@ -27,9 +27,13 @@ inline constexpr uint64_t kSectionBytes = 64;
 inline constexpr uint64_t kSideBytes = 64;
 inline constexpr uint64_t kSegmentBytes = 128;
 inline constexpr uint64_t kModelBytes = 32;  // the fingerprint follows
+inline constexpr uint64_t kSelectionBytes = 128;  // positions and scores follow
 inline constexpr uint64_t kMostFingerprint = 256;
 inline constexpr uint64_t kMostRecipeText = 4096;
-inline constexpr uint64_t kKnownFeatures = 0;
+// Features.
+inline constexpr uint64_t kBases = 1;       // BASE, SEEN, the map kBasisMap
+inline constexpr uint64_t kSelections = 2;  // SLCT
+inline constexpr uint64_t kKnownFeatures = kBases | kSelections;
 inline constexpr uint32_t kNone = 0xFFFFFFFF;  // as a layer or a side
 
 constexpr uint32_t Kind(char a, char b, char c, char d) {
@@ -41,10 +45,19 @@ inline constexpr uint32_t kPlan = Kind('P', 'L', 'A', 'N');
 inline constexpr uint32_t kSide = Kind('S', 'I', 'D', 'E');
 inline constexpr uint32_t kData = Kind('D', 'A', 'T', 'A');
 inline constexpr uint32_t kWindow = Kind('W', 'N', 'D', 'W');
+inline constexpr uint32_t kBasis = Kind('B', 'A', 'S', 'E');
+inline constexpr uint32_t kSeen = Kind('S', 'E', 'E', 'N');
+inline constexpr uint32_t kSelection = Kind('S', 'L', 'C', 'T');
+
+// Flags of a SIDE: which sections follow it.
+inline constexpr uint32_t kHasBasis = 1, kHasSeen = 2;
+// And of an SLCT: which numbers it has.
+inline constexpr uint32_t kHasScores = 1, kHasCounts = 2;
 
 // Of the rows of a segment before they were quantised.
 inline constexpr uint32_t kNoMap = 0;
 inline constexpr uint32_t kHadamard = 1;  // blocks of the largest power of two that divides head_dim
+inline constexpr uint32_t kBasisMap = 2;  // that of the BASE of the side, and its widths
 
 inline constexpr uint32_t kOptional = 1;  // flag: readers that do not know the kind pass it over
 

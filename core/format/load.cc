@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/codec/basis.h"
 #include "core/codec/map.h"
 #include "core/format/layout.h"
 #include "core/format/section_reader.h"
@@ -138,24 +139,28 @@ absl::Status CheckModel(const SavedCache& saved, const Plan& plan, std::string_v
 // ----------------------------------------------------------------------------------------- sides
 
 struct SegmentRecord {
-  SegmentForm form;
+  SegmentForm form;      // without its map, where that is the basis of the side
+  bool in_basis = false;
   uint64_t first_token = 0, tokens = 0;
   double error_sq = 0, norm_sq = 0;
 };
 
 struct SideTable {
-  uint64_t first_token = 0, first_row = 0, rows = 0;
-  bool page = false;
+  uint64_t first_token = 0, first_row = 0, rows = 0, due = 0;
+  bool page = false, seen = false;
+  std::vector<std::byte> basis;  // its content, or nothing
   std::vector<SegmentRecord> segments;  // the page is the last
 };
 
-absl::StatusOr<SegmentRecord> SegmentOf(const std::byte* at, const Shape& shape, ops::Side side) {
+// `widths`: of the basis, if there is one.
+absl::StatusOr<SegmentRecord> SegmentOf(const std::byte* at, const Shape& shape, ops::Side side,
+                                        const uint8_t* widths) {
   const auto record = RecordAt<format::kSegmentBytes>(at);
   SegmentRecord segment;
   SegmentForm& form = segment.form;
   const auto kind = record.Get<uint32_t>(0), axis = record.Get<uint32_t>(4);
   const auto flags = record.Get<uint32_t>(24), map = record.Get<uint32_t>(36);
-  if (kind > ops::kCodes || axis > ops::kAxisChannel || flags > 1 || map > format::kHadamard ||
+  if (kind > ops::kCodes || axis > ops::kAxisChannel || flags > 1 || map > format::kBasisMap ||
       (kind == ops::kRows && map != format::kNoMap) || !record.ZeroFrom(96)) {
     return UnsupportedError(
         "a segment of the saved cache is of a form that this library does not know; use a newer "
@@ -177,6 +182,11 @@ absl::StatusOr<SegmentRecord> SegmentOf(const std::byte* at, const Shape& shape,
   form.tokens = record.Get<uint64_t>(64);
   segment.error_sq = record.Get<double>(72);
   segment.norm_sq = record.Get<double>(80);
+  segment.in_basis = map == format::kBasisMap;
+  if (segment.in_basis) {
+    if (widths == nullptr) return Contradiction("SIDE");
+    form.widths = widths;
+  }
   KVG_RETURN_IF_ERROR(CheckForm(form, shape, side));
   if (map == format::kHadamard) form.spec.map = HadamardMap(form.head_dim);
   const bool measured = std::isfinite(segment.error_sq) && segment.error_sq >= 0 &&
@@ -202,18 +212,36 @@ absl::StatusOr<SideTable> ReadTable(SectionReader& reader, uint32_t layer, ops::
   const auto full = record.Get<uint64_t>(8), pages = record.Get<uint64_t>(16);
   table.first_row = record.Get<uint64_t>(24);
   table.rows = record.Get<uint64_t>(32);
+  const auto flags = record.Get<uint32_t>(40);
+  table.due = record.Get<uint64_t>(48);
   const uint64_t room = (bytes->size() - format::kSideBytes) / format::kSegmentBytes;
-  if (!record.ZeroFrom(40) || table.first_token > kMostTokens || table.rows > kMostTokens ||
+  const bool bases = (reader.features() & format::kBases) != 0;
+  if (flags > (format::kHasBasis | format::kHasSeen) || (!bases && (flags != 0 || table.due != 0)) ||
+      record.Get<uint32_t>(44) != 0 || !record.ZeroFrom(56) || table.due > kMostTokens ||
+      table.first_token > kMostTokens || table.rows > kMostTokens ||
       pages > 1 || full > room || full + pages != room ||
       bytes->size() != format::kSideBytes + room * format::kSegmentBytes) {
     return Contradiction("SIDE");
   }
   table.page = pages == 1;
+  table.seen = (flags & format::kHasSeen) != 0;
+  const uint8_t* widths = nullptr;
+  if ((flags & format::kHasBasis) != 0) {
+    const absl::StatusOr<Section> basis = reader.Next(format::kBasis, layer, side);
+    KVG_RETURN_IF_ERROR(basis.status());
+    const size_t needed = Basis::ContentBytes(shape, side);
+    if (basis->length != needed) return Contradiction("BASE");
+    auto content = reader.ReadSmall(*basis, needed);
+    KVG_RETURN_IF_ERROR(content.status());
+    KVG_RETURN_IF_ERROR(CheckBasis(content->data(), shape, side));
+    table.basis = *std::move(content);
+    widths = reinterpret_cast<const uint8_t*>(table.basis.data()) + Basis::WidthsAt(shape, side);
+  }
   table.segments.reserve(room);
   uint64_t end = table.first_token;
   for (uint64_t i = 0; i < room; ++i) {
     absl::StatusOr<SegmentRecord> segment = SegmentOf(
-        bytes->data() + format::kSideBytes + i * format::kSegmentBytes, shape, side);
+        bytes->data() + format::kSideBytes + i * format::kSegmentBytes, shape, side, widths);
     KVG_RETURN_IF_ERROR(segment.status());
     const SegmentForm& form = segment->form;
     const bool open = i >= full;
@@ -234,6 +262,60 @@ absl::StatusOr<SideTable> ReadTable(SectionReader& reader, uint32_t layer, ops::
   return table;
 }
 
+// What a layer that selects tokens has beside its sides.
+struct SelectionTable {
+  SelectedLayer::Numbers numbers;
+  std::vector<std::byte> bytes;  // of the whole section
+
+  const uint32_t* positions() const {
+    return reinterpret_cast<const uint32_t*>(bytes.data() + format::kSelectionBytes);
+  }
+  uint64_t scored() const { return numbers.held - numbers.scored; }
+  const float* scores() const {
+    return reinterpret_cast<const float*>(positions() + numbers.lists * numbers.held);
+  }
+  const uint32_t* counts() const {
+    return reinterpret_cast<const uint32_t*>(scores() + numbers.lists * scored());
+  }
+};
+
+absl::StatusOr<SelectionTable> ReadSelection(SectionReader& reader, uint32_t layer,
+                                             const Shape& shape) {
+  const absl::StatusOr<Section> section = reader.Next(format::kSelection, layer, format::kNone);
+  KVG_RETURN_IF_ERROR(section.status());
+  auto bytes = reader.ReadSmall(*section, kMostTokens);
+  KVG_RETURN_IF_ERROR(bytes.status());
+  if (bytes->size() < format::kSelectionBytes) return Contradiction("SLCT");
+  const auto record = RecordAt<format::kSelectionBytes>(bytes->data());
+  SelectionTable table;
+  SelectedLayer::Numbers& numbers = table.numbers;
+  numbers.length = record.Get<uint64_t>(0);
+  numbers.held = record.Get<uint64_t>(8);
+  numbers.selected = record.Get<uint64_t>(16);
+  numbers.sealed_end = record.Get<uint64_t>(24);
+  numbers.prompt = record.Get<uint64_t>(32);
+  numbers.pruned = record.Get<uint64_t>(40);
+  numbers.observed = record.Get<uint64_t>(48);
+  numbers.scored = record.Get<uint64_t>(56);
+  numbers.lists = record.Get<uint32_t>(64);
+  const auto flags = record.Get<uint32_t>(68);
+  numbers.scores = (flags & format::kHasScores) != 0;
+  numbers.counts = (flags & format::kHasCounts) != 0;
+  if ((reader.features() & format::kSelections) == 0 || !record.ZeroFrom(72) ||
+      flags > (format::kHasScores | format::kHasCounts) || (numbers.counts && !numbers.scores) ||
+      numbers.held > SelectedLayer::kMaxPosition || numbers.scored > numbers.held ||
+      (numbers.lists != 1 && numbers.lists != shape.kv_heads)) {
+    return Contradiction("SLCT");
+  }
+  const uint64_t of_list = numbers.held + (numbers.scores ? table.scored() : 0) +
+                           (numbers.counts ? table.scored() : 0);
+  if (bytes->size() != format::kSelectionBytes + numbers.lists * of_list * sizeof(uint32_t)) {
+    return Contradiction("SLCT");
+  }
+  table.bytes = *std::move(bytes);
+  return table;
+}
+
 class SideLoader {
  public:
   SideLoader(SectionReader& reader, Source& source, Runtime& runtime, const LoadOptions& options,
@@ -246,10 +328,11 @@ class SideLoader {
         side_(side) {}
 
   absl::Status Load(const Shape& shape, SideCache& cache) {
-    const absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, shape);
+    absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, shape);
     KVG_RETURN_IF_ERROR(table.status());
     KVG_RETURN_IF_ERROR(CheckFit(*table, cache));
     SideCache::Restored restored(&runtime_.resource());
+    KVG_RETURN_IF_ERROR(PlaceInBasis(*table, shape, cache, restored));
     restored.segments.reserve(table->segments.size());
     for (uint64_t i = 0; i < table->segments.size(); ++i) {
       const bool page = table->page && i + 1 == table->segments.size();
@@ -261,7 +344,13 @@ class SideLoader {
         restored.segments.push_back(*std::move(segment));
       }
     }
-    if (table->rows > 0) KVG_RETURN_IF_ERROR(LoadRows(*table, shape, restored));
+    if (table->rows > 0) {
+      KVG_RETURN_IF_ERROR(
+          LoadRows(*table, shape, table->rows <= cache.window_capacity(), restored.rows));
+      restored.tokens = table->rows;
+    }
+    if (table->seen) KVG_RETURN_IF_ERROR(LoadSeen(shape, restored.seen));
+    restored.due = table->due;
     Turn turn(runtime_);
     KVG_RETURN_IF_ERROR(turn.status());
     cache.Restore(turn.executor(), restored);
@@ -269,7 +358,46 @@ class SideLoader {
     return turn.status();
   }
 
+  // Of a layer that selects tokens, which is stored as a whole.
+  absl::Status Load(const Shape& shape, uint64_t slots, SelectedLayer::Restored& restored) {
+    const absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, shape);
+    KVG_RETURN_IF_ERROR(table.status());
+    if (table->first_token != 0 || table->first_row + table->rows != slots || table->page ||
+        table->seen || !table->basis.empty() || table->due != 0) {
+      return Contradiction("SIDE");
+    }
+    restored.segments[side_].reserve(table->segments.size());
+    for (uint64_t i = 0; i < table->segments.size(); ++i) {
+      absl::StatusOr<SegmentRef> segment = LoadSegment(table->segments[i], i, false);
+      KVG_RETURN_IF_ERROR(segment.status());
+      restored.segments[side_].push_back(*std::move(segment));
+    }
+    if (table->rows == 0) return absl::OkStatus();
+    return LoadRows(*table, shape, false, restored.rows[side_]);
+  }
+
  private:
+  // The basis that the segments are in: that of the cache, if it has one, or else a new one.
+  absl::Status PlaceInBasis(SideTable& table, const Shape& shape, const SideCache& cache,
+                            SideCache::Restored& restored) {
+    if (table.basis.empty()) return absl::OkStatus();
+    if (cache.basis()) {
+      if (std::memcmp(cache.basis()->content(), table.basis.data(), table.basis.size()) != 0) {
+        return InvalidError("the saved tokens of layer ", layer_, " are compressed in another basis ",
+                            "than the cache has learnt; load the ranges of one cache into one cache");
+      }
+    } else if (cache.waits_for_basis()) {
+      restored.basis = Basis::Restore(runtime_.memory(), shape, side_, table.basis.data());
+    } else {
+      return Contradiction("SIDE");
+    }
+    const Basis& basis = restored.basis ? *restored.basis.get() : *cache.basis().get();
+    for (SegmentRecord& segment : table.segments) {
+      if (segment.in_basis) segment.form = segment.form.In(basis);
+    }
+    return absl::OkStatus();
+  }
+
   // Can this come behind what the cache holds?
   absl::Status CheckFit(const SideTable& table, const SideCache& cache) const {
     if (table.first_token != cache.length()) {
@@ -284,7 +412,12 @@ class SideLoader {
                           "load the range that was saved together with them");
     }
     if (table.page && cache.recipe().block != 1) return Contradiction("SIDE");
-    const uint64_t most = cache.window_capacity();
+    // All of a prompt may wait for a basis.
+    const uint64_t most = cache.waits_for_basis() && table.basis.empty() ? kMostTokens
+                                                                         : cache.window_capacity();
+    if (table.seen && (side_ != ops::kSideK || cache.recipe().map != SideRecipe::kOnline)) {
+      return Contradiction("SIDE");
+    }
     if (pending > most || table.rows > most - pending) {
       return CorruptError("the saved window of layer ", layer_, " has ", table.rows,
                           " tokens, more than the recipe leaves uncompressed");
@@ -346,17 +479,34 @@ class SideLoader {
     return Buffer(runtime_.device()->pinned(), bytes, Buffer::kScratch);
   }
 
-  absl::Status LoadRows(const SideTable& table, const Shape& shape,
-                        SideCache::Restored& restored) {
+  // `bounded`: there are no more than the recipe says; else no memory is taken before they are there.
+  absl::Status LoadRows(const SideTable& table, const Shape& shape, bool bounded, Buffer& rows) {
     const absl::StatusOr<Section> section = reader_.Next(format::kWindow, layer_, side_);
     KVG_RETURN_IF_ERROR(section.status());
     const uint64_t elements = table.rows * shape.kv_dim();
     if (section->length != elements * sizeof(uint16_t)) return Contradiction("WNDW");
-    restored.rows = RowsBuffer(elements * sizeof(uint16_t));
-    restored.tokens = table.rows;
-    KVG_RETURN_IF_ERROR(reader_.Read(*section, restored.rows.data()));
-    if (AllFinite(restored.rows.data<uint16_t>(), elements)) return absl::OkStatus();
+    if (bounded) {
+      rows = RowsBuffer(section->length);
+      KVG_RETURN_IF_ERROR(reader_.Read(*section, rows.data()));
+    } else {
+      const auto bytes = reader_.ReadSmall(*section, section->length);
+      KVG_RETURN_IF_ERROR(bytes.status());
+      rows = RowsBuffer(section->length);
+      std::memcpy(rows.data(), bytes->data(), bytes->size());
+    }
+    if (AllFinite(rows.data<uint16_t>(), elements)) return absl::OkStatus();
     return CorruptError("the saved window of layer ", layer_, " holds NaN or infinity");
+  }
+
+  absl::Status LoadSeen(const Shape& shape, SeenQueries& seen) {
+    const absl::StatusOr<Section> section = reader_.Next(format::kSeen, layer_, side_);
+    KVG_RETURN_IF_ERROR(section.status());
+    const uint64_t needed = SeenQueries::StoredBytes(shape);
+    if (section->length != needed) return Contradiction("SEEN");
+    const auto bytes = reader_.ReadSmall(*section, needed);
+    KVG_RETURN_IF_ERROR(bytes.status());
+    seen = SeenQueries(runtime_.memory(), shape);
+    return seen.Restore(shape, bytes->data()) ? absl::OkStatus() : Contradiction("SEEN");
   }
 
   SectionReader& reader_;
@@ -368,9 +518,30 @@ class SideLoader {
   Buffer staging_;  // on a device
 };
 
+absl::Status FillSelected(SectionReader& reader, Source& source, Cache& cache, uint32_t layer,
+                          const LoadOptions& options) {
+  SelectedLayer& selected = *cache.layer(layer).selected();
+  const Shape& shape = cache.plan().shape();
+  if (selected.length() > 0) {
+    return InvalidError("layer ", layer, " selects tokens and is loaded as a whole, but the cache ",
+                        "holds ", selected.length(), " tokens of it; clear it, or load into a new one");
+  }
+  const absl::StatusOr<SelectionTable> table = ReadSelection(reader, layer, shape);
+  KVG_RETURN_IF_ERROR(table.status());
+  SelectedLayer::Restored restored(&cache.runtime().resource());
+  restored.numbers = table->numbers;
+  restored.positions = table->positions();
+  restored.scores = table->scores();
+  restored.counts = table->counts();
+  for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+    SideLoader loader(reader, source, cache.runtime(), options, layer, side);
+    KVG_RETURN_IF_ERROR(loader.Load(shape, table->numbers.held, restored));
+  }
+  return selected.Restore(cache.runtime(), restored);
+}
+
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
-  KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("loading"));
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;
@@ -380,6 +551,10 @@ absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const uint32_t layer = saved.first_layer + i;
     LayerCache& of = cache.layer(layer);
+    if (of.selected() != nullptr) {
+      KVG_RETURN_IF_ERROR(FillSelected(reader, source, cache, layer, options));
+      continue;
+    }
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       SideLoader loader(reader, source, cache.runtime(), options, layer, side);
       KVG_RETURN_IF_ERROR(loader.Load(cache.plan().shape(), of.side(side)));
@@ -408,6 +583,11 @@ absl::Status ExtendCache(Cache& cache, const LoadOptions& options, Source& sourc
   const absl::StatusOr<std::unique_ptr<Cache>> extended = cache.Fork();
   KVG_RETURN_IF_ERROR(extended.status());
   KVG_RETURN_IF_ERROR(Fill(**extended, options, source));
+  for (uint32_t layer = 0; layer < cache.plan().shape().layers; ++layer) {
+    for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
+      (*extended)->layer(layer).side(side).TakeSeen(cache.layer(layer).side(side));
+    }
+  }
   cache.Swap(**extended);
   return absl::OkStatus();
 }
@@ -426,6 +606,17 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
       Plan::Create(saved.shape, saved.recipes.front());
   KVG_RETURN_IF_ERROR(plan.status());
   for (uint32_t i = 0; i < saved.layers; ++i) {
+    const absl::StatusOr<bool> selects = reader.NextIs(format::kSelection);
+    KVG_RETURN_IF_ERROR(selects.status());
+    if (*selects) {
+      const absl::StatusOr<SelectionTable> table =
+          ReadSelection(reader, saved.first_layer + i, saved.shape);
+      KVG_RETURN_IF_ERROR(table.status());
+      const uint64_t positions = table->numbers.lists * table->numbers.held * sizeof(uint32_t);
+      saved.selections.push_back(
+          {saved.first_layer + i, table->numbers.length, table->numbers.held, positions,
+           table->bytes.size() - format::kSelectionBytes - positions});
+    }
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       SavedSide of;
       of.layer = saved.first_layer + i;
@@ -435,6 +626,7 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
       of.first_token = table->first_token;
       of.first_row = table->first_row;
       of.rows = table->rows;
+      of.bytes_basis = table->basis.size();
       for (const SegmentRecord& record : table->segments) {
         const SegmentBytes bytes = Segment::PartsOf(record.form);
         of.bytes.codes += bytes.codes;
@@ -457,6 +649,13 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
         if (section->length != of.rows * saved.shape.kv_dim() * sizeof(uint16_t)) {
           return Contradiction("WNDW");
         }
+        KVG_RETURN_IF_ERROR(verify ? reader.Pass(*section) : reader.Skip(*section));
+      }
+      if (table->seen) {
+        const absl::StatusOr<Section> section = reader.Next(format::kSeen, of.layer, side);
+        KVG_RETURN_IF_ERROR(section.status());
+        of.bytes_seen = section->length;
+        if (section->length != SeenQueries::StoredBytes(saved.shape)) return Contradiction("SEEN");
         KVG_RETURN_IF_ERROR(verify ? reader.Pass(*section) : reader.Skip(*section));
       }
       saved.sides.push_back(std::move(of));

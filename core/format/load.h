@@ -45,7 +45,15 @@ struct SavedSide {
   uint64_t first_token = 0, first_row = 0, rows = 0;
   std::vector<SavedSegment> segments;
   SegmentBytes bytes;  // of all segments
+  uint64_t bytes_basis = 0, bytes_seen = 0;
   uint64_t end() const { return first_row + rows; }
+};
+
+// Of a layer that selects tokens, of which the sides then hold slots.
+struct SavedSelection {
+  uint32_t layer = 0;
+  uint64_t appended = 0, held = 0;
+  uint64_t bytes_positions = 0, bytes_scores = 0;
 };
 
 struct SavedCache {
@@ -55,6 +63,7 @@ struct SavedCache {
   uint32_t first_layer = 0, layers = 0;
   std::string fingerprint;
   std::vector<std::string> recipes;  // of each saved layer
+  std::vector<SavedSelection> selections;
   std::vector<SavedSide> sides;
 };
 

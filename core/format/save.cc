@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/codec/map.h"
+#include "core/codec/basis.h"
 #include "core/format/layout.h"
 #include "core/model/recipe.h"
 
@@ -19,15 +19,27 @@ using format::Padded;
 
 constexpr std::byte kZeros[format::kAlign] = {};
 
-// What one side of one layer contributes.
+// What one side of one layer contributes. Of a layer that selects tokens are slots.
 struct SidePart {
   uint32_t layer = 0;
   ops::Side side = ops::kSideK;
   const SideCache* cache = nullptr;
-  std::vector<const Segment*> segments;  // full ones
+  const SelectedLayer* selected = nullptr;  // in place of `cache`
+  std::vector<const Segment*> segments;     // full ones
   const Segment* page = nullptr;
   uint64_t page_tokens = 0;
   uint64_t first_row = 0, rows = 0;  // of the window, tokens of the sequence
+  const Basis* basis = nullptr;
+  bool seen = false;  // the queries that a basis is to be made from
+  uint64_t due = 0;
+
+  uint32_t flags() const {
+    return (basis != nullptr ? format::kHasBasis : 0) | (seen ? format::kHasSeen : 0);
+  }
+  const uint16_t* RowsOf(uint64_t head) const {
+    return selected != nullptr ? selected->pool_rows(side, head)
+                               : cache->window_rows(head, first_row - cache->sealed());
+  }
 
   uint64_t records() const { return segments.size() + (page != nullptr ? 1 : 0); }
   uint64_t table_bytes() const {
@@ -147,21 +159,22 @@ SidePart PartOf(const SideCache& cache, uint32_t layer, ops::Side side, uint64_t
   }
   part.first_row = std::clamp(cache.sealed(), first, end);
   part.rows = end - part.first_row;
+  part.basis = cache.basis().get();
+  // What is still to be learnt goes with the newest tokens.
+  part.seen = cache.has_seen() && end == cache.length();
+  part.due = end == cache.length() ? cache.due() : 0;
   return part;
 }
 
-// A map that is data would need a section of its own.
-absl::Status CheckMaps(const SidePart& part) {
-  const auto known = [](const Segment* segment) {
-    const ops::Map* const map = segment->form().spec.map;
-    return map == nullptr || map == HadamardMap(segment->form().head_dim);
-  };
-  if (std::all_of(part.segments.begin(), part.segments.end(), known) &&
-      (part.page == nullptr || known(part.page))) {
-    return absl::OkStatus();
-  }
-  return UnsupportedError("layer ", part.layer, " uses a map for which saved caches have no place ",
-                          "yet; save caches of other recipes");
+SidePart PartOf(const SelectedLayer& selected, uint32_t layer, ops::Side side) {
+  SidePart part;
+  part.layer = layer;
+  part.side = side;
+  part.selected = &selected;
+  for (const SegmentRef& segment : selected.segments(side)) part.segments.push_back(&*segment);
+  part.first_row = selected.sealed();
+  part.rows = selected.held() - selected.sealed();
+  return part;
 }
 
 absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first_layer,
@@ -177,15 +190,19 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
                           " were asked for but layer ", layer, " holds ", length);
     }
     const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
+    if (of.selected() != nullptr) {
+      if (first > 0 || end < length) {
+        return UnsupportedError("layer ", layer, " selects tokens and is saved as a whole; leave ",
+                                "first_token and tokens 0, or save other layers");
+      }
+      parts.push_back(PartOf(*of.selected(), layer, ops::kSideK));
+      parts.push_back(PartOf(*of.selected(), layer, ops::kSideV));
+      continue;
+    }
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "first_token", first, true));
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "the end of the range,", end, false));
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
-      if (of.side(side).recipe().map == SideRecipe::kOnline) {
-        return UnsupportedError("layer ", layer, " learns a basis, for which saved caches have no ",
-                                "place yet; save caches of recipes without map=online");
-      }
       parts.push_back(PartOf(of.side(side), layer, side, first, end));
-      KVG_RETURN_IF_ERROR(CheckMaps(parts.back()));
     }
   }
   return parts;
@@ -212,7 +229,7 @@ class Reader {
     const uint64_t bytes = part.rows * shape.head_dim * sizeof(uint16_t);
     std::byte* room = runtime_.device() == nullptr ? nullptr : Room(shape.kv_heads * bytes);
     for (uint64_t head = 0; head < shape.kv_heads; ++head) {
-      rows[head] = part.cache->window_rows(head, part.first_row - part.cache->sealed());
+      rows[head] = part.RowsOf(head);
       if (room == nullptr) continue;
       KVG_RETURN_IF_ERROR(Fetch(rows[head], bytes, room));
       rows[head] = room;
@@ -274,7 +291,12 @@ Stretches PayloadOf(const Segment& segment, const std::byte* payload) {
   return stretches;
 }
 
-void PutSegment(const Segment& segment, uint64_t tokens, std::byte* at) {
+uint32_t MapOf(const SegmentForm& form) {
+  if (form.widths != nullptr) return format::kBasisMap;
+  return form.spec.map == nullptr ? format::kNoMap : format::kHadamard;
+}
+
+void PutSegment(const Segment& segment, uint64_t first_token, uint64_t tokens, std::byte* at) {
   const SegmentForm& form = segment.form();
   const ops::SealSpec& spec = form.spec;
   format::Record<format::kSegmentBytes> record;
@@ -287,9 +309,9 @@ void PutSegment(const Segment& segment, uint64_t tokens, std::byte* at) {
   record.Put<uint32_t>(24, spec.heads_share_scale ? 1 : 0);
   record.Put<uint32_t>(28, form.kv_heads);
   record.Put<uint32_t>(32, form.head_dim);
-  record.Put<uint32_t>(36, spec.map == nullptr ? format::kNoMap : format::kHadamard);
+  record.Put<uint32_t>(36, MapOf(form));
   record.Put<uint64_t>(40, spec.outliers);
-  record.Put<uint64_t>(48, segment.piece().first_token);
+  record.Put<uint64_t>(48, first_token);
   record.Put<uint64_t>(56, tokens);
   record.Put<uint64_t>(64, form.tokens);
   record.Put<double>(72, segment.error_sq());
@@ -306,14 +328,51 @@ std::vector<std::byte> TableOf(const SidePart& part, uint64_t first_token) {
   record.Put<uint64_t>(16, part.page != nullptr ? 1 : 0);
   record.Put<uint64_t>(24, part.first_row);
   record.Put<uint64_t>(32, part.rows);
+  record.Put<uint32_t>(40, part.flags());
+  record.Put<uint64_t>(48, part.due);
   std::memcpy(table.data(), record.data(), record.size());
   std::byte* at = table.data() + format::kSideBytes;
+  // In a layer that selects they move up when others in front of them go.
+  uint64_t first = first_token;
   for (const Segment* segment : part.segments) {
-    PutSegment(*segment, segment->piece().tokens, at);
+    PutSegment(*segment, first, segment->piece().tokens, at);
+    first += segment->piece().tokens;
     at += format::kSegmentBytes;
   }
-  if (part.page != nullptr) PutSegment(*part.page, part.page_tokens, at);
+  if (part.page != nullptr) PutSegment(*part.page, first, part.page_tokens, at);
   return table;
+}
+
+uint64_t SelectionBytes(const SelectedLayer::Numbers& numbers) {
+  const uint64_t scored = numbers.held - numbers.scored;
+  const uint64_t of_list = numbers.held + (numbers.scores ? scored : 0) + (numbers.counts ? scored : 0);
+  return format::kSelectionBytes + numbers.lists * of_list * sizeof(uint32_t);
+}
+
+// `record` is room for what the section begins with.
+Stretches SelectionOf(const SelectedLayer& selected,
+                      format::Record<format::kSelectionBytes>& record) {
+  const SelectedLayer::Numbers numbers = selected.numbers();
+  record.Put<uint64_t>(0, numbers.length);
+  record.Put<uint64_t>(8, numbers.held);
+  record.Put<uint64_t>(16, numbers.selected);
+  record.Put<uint64_t>(24, numbers.sealed_end);
+  record.Put<uint64_t>(32, numbers.prompt);
+  record.Put<uint64_t>(40, numbers.pruned);
+  record.Put<uint64_t>(48, numbers.observed);
+  record.Put<uint64_t>(56, numbers.scored);
+  record.Put<uint32_t>(64, numbers.lists);
+  record.Put<uint32_t>(68, (numbers.scores ? format::kHasScores : 0) |
+                               (numbers.counts ? format::kHasCounts : 0));
+  Stretches stretches{{record.data(), record.size()}};
+  const auto put = [&](const auto* numbers_of_list, uint64_t count) {
+    if (count > 0) stretches.emplace_back(numbers_of_list, count * sizeof(*numbers_of_list));
+  };
+  const uint64_t scored = numbers.held - numbers.scored;
+  for (uint32_t i = 0; i < numbers.lists; ++i) put(selected.positions(i), numbers.held);
+  for (uint32_t i = 0; numbers.scores && i < numbers.lists; ++i) put(selected.scores(i), scored);
+  for (uint32_t i = 0; numbers.counts && i < numbers.lists; ++i) put(selected.counts(i), scored);
+  return stretches;
 }
 
 std::vector<std::byte> ModelOf(const Shape& shape, uint32_t first_layer, uint32_t layers,
@@ -360,7 +419,6 @@ uint64_t SectionSize(uint64_t payload) { return format::kSectionBytes + Padded(p
 }  // namespace
 
 absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sink) {
-  KVG_RETURN_IF_ERROR(cache.CheckKeepsAll("saving"));
   const Shape& shape = cache.plan().shape();
   if (options.fingerprint.size() > format::kMostFingerprint) {
     return InvalidError("fingerprint_bytes is ", options.fingerprint.size(), "; the most is ",
@@ -376,11 +434,25 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
   const std::vector<std::byte> recipes = RecipesOf(cache.plan(), layers->first, layers->second);
 
   const uint64_t row_bytes = shape.kv_dim() * sizeof(uint16_t);
-  uint64_t sections = 2;
+  uint64_t sections = 2, features = 0;
   uint64_t total = format::kHeaderBytes + SectionSize(model.size()) + SectionSize(recipes.size());
   for (const SidePart& part : *parts) {
     sections += 1 + part.records() + (part.rows > 0 ? 1 : 0);
     total += SectionSize(part.table_bytes());
+    if (part.basis != nullptr) {
+      ++sections;
+      total += SectionSize(Basis::ContentBytes(shape, part.side));
+    }
+    if (part.seen) {
+      ++sections;
+      total += SectionSize(SeenQueries::StoredBytes(shape));
+    }
+    if (part.flags() != 0 || part.due != 0) features |= format::kBases;
+    if (part.selected != nullptr && part.side == ops::kSideK) {
+      ++sections;
+      total += SectionSize(SelectionBytes(part.selected->numbers()));
+      features |= format::kSelections;
+    }
     for (const Segment* segment : part.segments) {
       total += SectionSize(Segment::PayloadBytes(segment->form()));
     }
@@ -392,7 +464,7 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
   std::memcpy(header.data(), format::kMagic, sizeof(format::kMagic));
   header.Put<uint32_t>(8, format::kByteOrder);
   header.Put<uint32_t>(12, format::kVersion);
-  header.Put<uint64_t>(16, 0);  // features
+  header.Put<uint64_t>(16, features);
   header.Put<uint64_t>(24, total);
   header.Put<uint64_t>(32, sections);
   header.Seal();
@@ -427,9 +499,19 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
                                      {{recipes.data(), recipes.size()}}));
   for (size_t i = 0; i < parts->size(); ++i) {
     const SidePart& part = (*parts)[i];
+    if (part.selected != nullptr && part.side == ops::kSideK) {
+      format::Record<format::kSelectionBytes> record;
+      KVG_RETURN_IF_ERROR(writer.Section(format::kSelection, part.layer, format::kNone, 0,
+                                         SelectionOf(*part.selected, record)));
+    }
     const std::vector<std::byte>& table = tables[i];
     KVG_RETURN_IF_ERROR(writer.Section(format::kSide, part.layer, part.side, 0,
                                        {{table.data(), table.size()}}));
+    if (part.basis != nullptr) {
+      KVG_RETURN_IF_ERROR(
+          writer.Section(format::kBasis, part.layer, part.side, 0,
+                         {{part.basis->content(), Basis::ContentBytes(shape, part.side)}}));
+    }
     uint64_t index = 0;
     for (const Segment* segment : part.segments) {
       KVG_RETURN_IF_ERROR(put_segment(writer, part, *segment, index++));
@@ -444,6 +526,11 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
       }
       KVG_RETURN_IF_ERROR(
           writer.Section(format::kWindow, part.layer, part.side, 0, stretches));
+    }
+    if (part.seen) {  // a copy: others may attend meanwhile
+      const std::vector<std::byte> seen = part.cache->StoredSeen();
+      KVG_RETURN_IF_ERROR(writer.Section(format::kSeen, part.layer, part.side, 0,
+                                         {{seen.data(), seen.size()}}));
     }
   }
   return writer.Flush();

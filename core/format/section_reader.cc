@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <optional>
 
 #include "absl/strings/escaping.h"
@@ -113,8 +114,8 @@ absl::Status SectionReader::Fetch() {
     if (section.length > left_ || Padded(section.length) > left_) {
       return CorruptError(NameOf(section), " reaches beyond the end of the saved cache");
     }
-    const bool known = section.kind == kModel || section.kind == kPlan || section.kind == kSide ||
-                       section.kind == kData || section.kind == kWindow;
+    constexpr uint32_t kKnown[] = {kModel, kPlan, kSide, kData, kWindow, kBasis, kSeen, kSelection};
+    const bool known = std::count(std::begin(kKnown), std::end(kKnown), section.kind) > 0;
     if (known && version == 1 && flags == 0 && header.ZeroFrom(40, 4)) {
       next_ = section;
       fetched_ = true;
@@ -127,6 +128,11 @@ absl::Status SectionReader::Fetch() {
     KVG_RETURN_IF_ERROR(Pass(section));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SectionReader::NextIs(uint32_t kind) {
+  KVG_RETURN_IF_ERROR(Fetch());
+  return next_.kind == kind;
 }
 
 absl::StatusOr<Section> SectionReader::Next(uint32_t kind, uint32_t layer, uint32_t side) {

@@ -31,6 +31,8 @@ class SectionReader {
   // The next section, which must be of this kind, layer and side. Optional ones of kinds that are
   // not known are passed over.
   absl::StatusOr<Section> Next(uint32_t kind, uint32_t layer, uint32_t side);
+  // Whether that will be of this kind.
+  absl::StatusOr<bool> NextIs(uint32_t kind);
   // The payload of the section, which must be read before the next.
   absl::Status Read(const Section& section, std::byte* out);
   // The same of a small one; `most` bounds it.

@@ -3,6 +3,9 @@
 
 #include <algorithm>
 
+#include "core/codec/basis.h"
+#include "kernels/tile.h"
+
 namespace kvg {
 namespace {
 
@@ -11,6 +14,10 @@ constexpr uint64_t kMostTokens = 8192;  // of a segment, as in recipes
 absl::Status Wrong(const char* what) {
   return CorruptError("a segment of the saved cache is damaged: ", what,
                       "; nothing was loaded");
+}
+
+absl::Status WrongBasis(const char* what) {
+  return CorruptError("a basis of the saved cache is damaged: ", what, "; nothing was loaded");
 }
 
 absl::Status CheckSparse(const ops::Piece& piece, uint64_t capacity) {
@@ -72,6 +79,9 @@ absl::Status CheckForm(const SegmentForm& form, const Shape& shape, ops::Side si
   if (form.tokens == 0 || form.tokens > kMostTokens || form.tokens % ops::kBlockTokens != 0) {
     return Wrong("it has room for no such number of tokens");
   }
+  if (form.widths != nullptr && (form.kind == ops::kRows || spec.axis != ops::kAxisChannel)) {
+    return Wrong("it has a basis, but not a scale for each direction of it");
+  }
   if (form.kind == ops::kRows) {
     const bool plain = form.bits == 16 && spec.group == 0 && spec.rank == 0 && spec.outliers == 0 &&
                        !spec.heads_share_scale;
@@ -101,6 +111,24 @@ absl::Status CheckForm(const SegmentForm& form, const Shape& shape, ops::Side si
   return absl::OkStatus();
 }
 
+absl::Status CheckBasis(const std::byte* content, const Shape& shape, ops::Side side) {
+  const size_t matrices = Basis::WidthsAt(shape, side);
+  const size_t dirs = ops::PadDirs(shape.head_dim);
+  const auto* const numbers = reinterpret_cast<const uint16_t*>(content);
+  for (size_t row = 0; row < matrices / sizeof(uint16_t); row += dirs) {
+    if (!AllFinite(numbers + row, dirs)) return WrongBasis("it holds NaN or infinity");
+    if (std::any_of(numbers + row + shape.head_dim, numbers + row + dirs,
+                    [](uint16_t padding) { return padding != 0; })) {
+      return WrongBasis("it has directions that there are not");
+    }
+  }
+  const auto* const widths = reinterpret_cast<const uint8_t*>(content) + matrices;
+  if (!std::all_of(widths, reinterpret_cast<const uint8_t*>(content) + Basis::ContentBytes(shape, side), ops::WidthIsValid)) {
+    return WrongBasis("a tile has a width that does not exist");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckPayload(const Segment& segment) {
   const ops::Piece& piece = segment.piece();
   const SegmentForm& form = segment.form();
@@ -111,16 +139,18 @@ absl::Status CheckPayload(const Segment& segment) {
                : Wrong("it holds NaN or infinity");
   }
   const uint64_t tiles = piece.dirs / ops::kTileDirs;
-  const uint64_t block_bytes = tiles * 64 * form.bits;
-  const uint64_t head_bytes = piece.padded_tokens / ops::kBlockTokens * block_bytes;
+  uint64_t codes = 0;
   for (uint64_t head = 0; head < heads; ++head) {
-    if (piece.codes_head[head] != head * head_bytes || piece.codes_block[head] != block_bytes) {
+    uint64_t block_bytes = 0;
+    for (uint64_t tile = head * tiles; tile < (head + 1) * tiles; ++tile) {
+      const uint32_t width = form.widths != nullptr ? form.widths[tile] : form.bits;
+      if (piece.widths[tile] != width) return Wrong("a tile has another width than it should");
+      block_bytes += ops::TileBytes(width);
+    }
+    if (piece.codes_head[head] != codes || piece.codes_block[head] != block_bytes) {
       return Wrong("its codes do not lie where they should");
     }
-  }
-  if (std::any_of(piece.widths, piece.widths + heads * tiles,
-                  [&form](uint8_t width) { return width != form.bits; })) {
-    return Wrong("a tile has another width than the segment");
+    codes += piece.padded_tokens / ops::kBlockTokens * block_bytes;
   }
   const uint64_t groups = form.spec.axis == ops::kAxisChannel
                               ? piece.padded_tokens / form.spec.group

@@ -5,6 +5,7 @@
 #ifndef KVGEAR_CORE_FORMAT_SEGMENT_CHECK_H_
 #define KVGEAR_CORE_FORMAT_SEGMENT_CHECK_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/base/status.h"
@@ -16,6 +17,9 @@ namespace kvg {
 
 // Before any memory is taken: can the layout of such a segment be worked out, and do kernels know it?
 absl::Status CheckForm(const SegmentForm& form, const Shape& shape, ops::Side side);
+
+// The content of a basis, as long as Basis::ContentBytes says.
+absl::Status CheckBasis(const std::byte* content, const Shape& shape, ops::Side side);
 
 // Once the payload is there.
 absl::Status CheckPayload(const Segment& segment);

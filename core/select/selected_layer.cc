@@ -131,7 +131,13 @@ void SelectedLayer::Compact(const Decision& decision, uint64_t added) noexcept {
   }
   for (uint32_t list = 0; list < lists(); ++list) {
     pack(const_cast<uint32_t*>(PositionsOf(state_, list)), 1, list);
-    if (state_.scores.size() > 0) pack(state_.scores.data<float>() + list * stride, 1, list);
+    if (state_.scores.size() == 0) continue;
+    float* const scores = state_.scores.data<float>() + list * stride;
+    if (policy_.rule == ScoreRule::kSum) {
+      pack(scores, 1, list);
+    } else {  // the others start anew, as in Build
+      std::fill_n(scores, decision.keep + added, 0.0f);
+    }
   }
   state_.pool = decision.keep + added;
   state_.selected = state_.length;

@@ -92,6 +92,43 @@ class SelectedLayer {
 
   SideStats Stats(ops::Side side) const;
 
+  // -------------------------------------------------------------------------------- for core/format
+
+  // Everything but what has a length.
+  struct Numbers {
+    uint64_t length = 0, selected = 0, sealed_end = 0, prompt = 0, pruned = 0, observed = 0;
+    uint64_t held = 0, scored = 0;  // scored: first slot that has a score
+    uint32_t lists = 0;
+    bool scores = false, counts = false;
+  };
+  Numbers numbers() const;
+  // Of the slots of a list: [held], and [held - scored] where there are any.
+  const uint32_t* positions(uint32_t list) const { return PositionsOf(state_, list); }
+  const float* scores(uint32_t list) const;
+  const uint32_t* counts(uint32_t list) const;
+  const std::pmr::vector<SegmentRef>& segments(ops::Side side) const {
+    return state_.segments[side];
+  }
+  // The rows of a head, slots from sealed() on.
+  const uint16_t* pool_rows(ops::Side side, uint64_t head) const {
+    return state_.rows[side].data<uint16_t>() + head * state_.capacity * shape_.head_dim;
+  }
+
+  // What was stored; segments and rows are whole in themselves, the numbers may be any.
+  struct Restored {
+    explicit Restored(std::pmr::memory_resource* resource)
+        : segments{std::pmr::vector<SegmentRef>(resource), std::pmr::vector<SegmentRef>(resource)} {}
+    Numbers numbers;
+    std::pmr::vector<SegmentRef> segments[2];
+    Buffer rows[2];                       // fp16 [kv_heads][held - sealed][head_dim]
+    const uint32_t* positions = nullptr;  // [lists][held]
+    const float* scores = nullptr;        // [lists][held - scored]
+    const uint32_t* counts = nullptr;
+  };
+  // Into an empty layer, unless the numbers contradict one another. Throws std::bad_alloc, and then
+  // nothing changed.
+  absl::Status Restore(Runtime& runtime, Restored& restored);
+
  private:
   struct State {
     explicit State(std::pmr::memory_resource* resource)

@@ -4,7 +4,7 @@
 //   golden --write FOLDER   makes the files and expected.txt; for a new format version, in a new folder
 //
 // A line of expected.txt is "FILE ok", followed by lines "> LAYER SIDE TOKENS CRC" with the CRC32C of the decoded
-// numbers as fp32, or "FILE STATUS WORDS".
+// numbers as fp32, or "FILE STATUS WORDS". In place of a side, of a layer that selects: p, its positions as u32, and s, scores.
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "core/base/crc32c.h"
+#include "core/codec/basis.h"
 #include "core/format/layout.h"
 #include "tests/support/saved.h"
 
@@ -27,6 +28,8 @@ constexpr Shape kShape{.layers = 2, .q_heads = 4, .kv_heads = 2, .head_dim = 40}
 constexpr char kFingerprint[] = "golden";
 constexpr char kFirst[] =
     "gear-2,outliers=0.1,rank=3,decode_rank=2,window=32;1:kivi-2,v.window=32";
+// Of the files that have a state beside their tokens; the bad ones of them are copies of one.
+constexpr char kState[] = "tc-3,k.map=online,v.rate=2.5;1:gear-4,select=h2o,budget=0.6,sinks=2,window=32";
 
 const char* StatusName(const absl::Status& status) {
   switch (status.code()) {
@@ -60,8 +63,8 @@ void WriteFile(const std::string& path, const Bytes& bytes) {
 
 // As a host would that knows the model: the plan is made of what the file says, where it can be read;
 // else it is that of the first file, of which the bad ones are copies.
-absl::StatusOr<std::unique_ptr<Cache>> Load(const Bytes& bytes) {
-  std::string recipes = kFirst;
+absl::StatusOr<std::unique_ptr<Cache>> Load(const std::string& name, const Bytes& bytes) {
+  std::string recipes = name.find("state") == std::string::npos ? kFirst : kState;
   BufferSource tables(bytes.data(), bytes.size());
   const absl::StatusOr<SavedCache> saved = InspectSaved(tables, true, false);
   if (saved.ok()) {
@@ -80,10 +83,21 @@ absl::StatusOr<std::unique_ptr<Cache>> Load(const Bytes& bytes) {
 std::vector<std::string> Digests(const Cache& cache) {
   std::vector<std::string> lines;
   for (uint32_t layer = 0; layer < kShape.layers; ++layer) {
+    const uint64_t tokens = cache.layer(layer).held();
+    if (tokens == 0) continue;
+    if (const SelectedLayer* const selected = cache.layer(layer).selected(); selected != nullptr) {
+      const SelectedLayer::Numbers numbers = selected->numbers();
+      const uint64_t scored = numbers.scores ? numbers.held - numbers.scored : 0;
+      uint32_t positions = 0, scores = 0;
+      for (uint32_t list = 0; list < numbers.lists; ++list) {
+        positions = ExtendCrc32c(positions, selected->positions(list), tokens * sizeof(uint32_t));
+        if (scored > 0) scores = ExtendCrc32c(scores, selected->scores(list), scored * sizeof(float));
+      }
+      lines.push_back(absl::StrFormat("> %d p %d %08x", layer, tokens, positions));
+      if (scored > 0) lines.push_back(absl::StrFormat("> %d s %d %08x", layer, scored, scores));
+    }
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
-      const uint64_t tokens = Length(cache, layer);
-      if (tokens == 0) continue;
-      const PieceList pieces = cache.layer(layer).side(side).Pieces(cache.runtime().memory());
+      const PieceList pieces = cache.layer(layer).Pieces(side, cache.runtime().memory());
       std::vector<float> values(tokens * kShape.kv_dim());
       ops::ReadArgs args{};
       args.side = pieces.sequence();
@@ -135,11 +149,71 @@ void SetSection(Bytes& bytes, uint32_t kind, size_t at, T value) {
   }
 }
 
+// Those with bases and selections.
+void WriteState(const std::function<void(const std::string&, const Bytes&, const std::string&)>& add) {
+  const auto attend = [](Cache& cache, uint32_t layer, uint64_t seed, uint32_t queries) {
+    const std::vector<float> q = ToF32(RealisticTensor(seed, queries, 4, 40));
+    std::vector<float> out(q.size());
+    AttendOptions options;
+    options.q_dtype = options.out_dtype = ops::kF32;
+    options.queries = queries;
+    Must(cache.AttendObserve(layer, q.data(), q.size() * 4, out.data(), out.size() * 4, options));
+  };
+  const auto grow = [&](const std::string& recipes, uint32_t queries) {
+    auto cache = MakeCache(kShape, recipes);
+    for (uint32_t layer = 0; layer < kShape.layers; ++layer) {
+      const Tensor k = RealisticTensor(layer + 1, 230, 2, 40), v = RealisticTensor(layer + 9, 230, 2, 40);
+      Append(*cache, layer, k.Tokens(0, 200), v.Tokens(0, 200));
+      attend(*cache, layer, 20 + layer, queries);
+      for (size_t t = 200; t < 230; ++t) {
+        Append(*cache, layer, k.Tokens(t, 1), v.Tokens(t, 1));
+        attend(*cache, layer, t, 1);
+      }
+    }
+    return cache;
+  };
+  const SaveOptions all{.fingerprint = kFingerprint};
+  const auto cache = grow(kState, 60);
+  add("state-basis-h2o.kvg", Saved(*cache, all), "");
+  add("state-waits-tova.kvg", Saved(*grow("tc-2,k.map=online,window=192;1:tova,budget=60", 2), all), "");
+  add("state-zipcache-snapkv.kvg",
+      Saved(*grow("zipcache;1:int4,window=32,select=snapkv,budget=120,recent=20", 40), all), "");
+  const Bytes basis = Saved(*cache, {.layers = 1, .tokens = 128, .fingerprint = kFingerprint});
+  const Bytes selection = Saved(*cache, {.first_layer = 1, .fingerprint = kFingerprint});
+  const auto bad = [&](const std::string& name, const std::string& words, Bytes bytes,
+                       const std::function<void(Bytes&)>& harm) {
+    harm(bytes);
+    add("bad-state-" + name + ".kvg", bytes, words);
+  };
+  bad("feature", "does not know", basis, [](Bytes& b) { SetHeader(b, 16, uint64_t{4}); });
+  bad("no-feature", "contradicts itself", basis, [](Bytes& b) { SetHeader(b, 16, uint64_t{0}); });
+  bad("basis-nan", "NaN", basis,
+      [](Bytes& b) { SetSection(b, format::kBasis, 64, uint16_t{0x7E00}); });
+  bad("basis-width", "width that does not exist", basis, [](Bytes& b) {
+    SetSection(b, format::kBasis, 64 + Basis::WidthsAt(kShape, ops::kSideK), uint8_t{5});
+  });
+  bad("no-basis", "contradicts itself", basis,
+      [](Bytes& b) { SetSection(b, format::kSide, 64 + 40, uint32_t{0}); });
+  bad("no-selection-feature", "contradicts itself", selection,
+      [](Bytes& b) { SetHeader(b, 16, uint64_t{0}); });
+  bad("held", "contradicts itself", selection,
+      [](Bytes& b) { SetSection(b, format::kSelection, 64 + 8, uint64_t{1} << 40); });
+  bad("position-beyond", "positions", selection,
+      [](Bytes& b) { SetSection(b, format::kSelection, 64 + 128, uint32_t{5000}); });
+  bad("position-twice", "positions", selection, [](Bytes& b) {
+    SetSection(b, format::kSelection, 64 + 128, uint64_t{7} << 32 | 7);
+  });
+  const SelectedLayer::Numbers numbers = cache->layer(1).selected()->numbers();
+  bad("score", "score is negative", selection, [&](Bytes& b) {
+    SetSection(b, format::kSelection, 64 + 128 + 4 * numbers.lists * numbers.held, -1.0f);
+  });
+}
+
 void Write(const std::string& folder) {
   std::ofstream expected(folder + "/expected.txt");
   const auto add = [&](const std::string& name, const Bytes& bytes, const std::string& words) {
     WriteFile(folder + "/" + name, bytes);
-    const auto cache = Load(bytes);
+    const auto cache = Load(name, bytes);
     expected << name << " " << StatusName(cache.status()) << (words.empty() ? "" : " " + words)
              << "\n";
     if (!cache.ok()) return;
@@ -218,6 +292,7 @@ void Write(const std::string& folder) {
   bad("nan", "damaged", [&](Bytes& b) {
     SetSection(b, format::kData, in_payload(piece->scale), uint16_t{0x7E00});
   });
+  WriteState(add);
 }
 
 // --------------------------------------------------------------------------------------- checking
@@ -245,7 +320,7 @@ int Check(const std::string& folder) {
     std::getline(words >> std::ws, rest);
     ++files;
     const Bytes bytes = ReadFile(folder + "/" + name);
-    const auto cache = Load(bytes);
+    const auto cache = Load(name, bytes);
     const std::string message(cache.status().message());
     if (StatusName(cache.status()) != status) {
       fail(name + ": " + status + " expected, got " + cache.status().ToString());

@@ -8,13 +8,6 @@ sys.dont_write_bytecode = True
 import read_cache  # noqa: E402
 
 
-def digests(values):
-    for (layer, side), tokens in values.items():
-        flat = [x for token in tokens for row in token for x in row]
-        if tokens:
-            yield f"> {layer} {side} {len(tokens)} {read_cache.crc32c(struct.pack(f'<{len(flat)}f', *flat)):08x}"
-
-
 # What only a reader that knows the host's model, or that guards kernels, refuses.
 NOT_OURS = {"bad-model.kvg", "bad-width.kvg", "bad-segment-form.kvg", "bad-segment-rank.kvg"}
 
@@ -36,7 +29,7 @@ def main(folder):
         with open(os.path.join(folder, name), "rb") as file:
             data = file.read()
         try:
-            got = list(digests(read_cache.read(data)[1]))
+            got = ["> " + line for line in read_cache.digests(read_cache.read(data)[1])]
             wrong = status != "ok" and name not in NOT_OURS or status == "ok" and got != want
             why = f"read as {got}"
         except (read_cache.Refused, struct.error, IndexError) as refusal:

@@ -538,7 +538,8 @@ typedef struct kvg_save_desc {
   uint32_t first_layer;
   uint32_t layers;          /**< 0 = all from first_layer on */
   uint32_t no_sync;         /**< files: 1 = do not wait until the disk has it; a loss of power may cost it */
-  uint64_t first_token;     /**< where an exact cut is possible, see kvg_cache_truncate */
+  uint64_t first_token;     /**< where an exact cut is possible, see kvg_cache_truncate; 0 for layers that
+                                 select tokens, which are saved whole */
   uint64_t tokens;          /**< 0 = all from first_token on; the end is an exact cut too */
   const void *fingerprint;  /**< what tells this model from others of its shape; may be NULL */
   uint64_t fingerprint_bytes; /**< 0 to 256 */
@@ -712,8 +713,8 @@ KVG_API kvg_status kvg_prefix_read_stats(const kvg_prefix *prefix, kvg_prefix_st
  * kvg_cache_truncate is exact back to the length at which the policy last acted, and refused beyond,
  * but for 0. Scores that the queries of tokens cut off have given stay. kvg_cache_attend with several
  * causal queries, or with a sliding window, is refused where tokens that the masks would count are no
- * longer held. A fork copies the uncompressed rows and the positions. Such a cache cannot be saved,
- * loaded or put into a kvg_prefix: KVG_E_UNSUPPORTED.
+ * longer held. A fork copies the uncompressed rows and the positions. Such a layer is saved and loaded
+ * as a whole, and its cache cannot be put into a kvg_prefix: KVG_E_UNSUPPORTED.
  */
 
 /** Number of slots of a layer: tokens that it holds for each KV head. */

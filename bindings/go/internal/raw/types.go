@@ -165,7 +165,7 @@ type KvgSaveDesc struct {
 	FirstLayer       uint32
 	Layers           uint32  // 0 = all from first_layer on
 	NoSync           uint32  // files: 1 = do not wait until the disk has it; a loss of power may cost it
-	FirstToken       uint64  // where an exact cut is possible, see kvg_cache_truncate
+	FirstToken       uint64  // where an exact cut is possible, see kvg_cache_truncate; 0 for layers that select tokens, which are saved whole
 	Tokens           uint64  // 0 = all from first_token on; the end is an exact cut too
 	Fingerprint      uintptr // what tells this model from others of its shape; may be NULL
 	FingerprintBytes uint64  // 0 to 256

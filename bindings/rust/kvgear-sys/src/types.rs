@@ -288,7 +288,7 @@ pub struct kvg_save_desc {
     pub layers: u32,
     /// files: 1 = do not wait until the disk has it; a loss of power may cost it
     pub no_sync: u32,
-    /// where an exact cut is possible, see [`kvg_cache_truncate`](crate::kvg_cache_truncate)
+    /// where an exact cut is possible, see [`kvg_cache_truncate`](crate::kvg_cache_truncate); 0 for layers that select tokens, which are saved whole
     pub first_token: u64,
     /// 0 = all from first_token on; the end is an exact cut too
     pub tokens: u64,

@@ -154,7 +154,7 @@ public final class Structs {
     public static final int FIRST_LAYER = 4;
     public static final int LAYERS = 8; // 0 = all from first_layer on
     public static final int NO_SYNC = 12; // files: 1 = do not wait until the disk has it; a loss of power may cost it
-    public static final int FIRST_TOKEN = 16; // where an exact cut is possible, see kvg_cache_truncate
+    public static final int FIRST_TOKEN = 16; // where an exact cut is possible, see kvg_cache_truncate; 0 for layers that select tokens, which are saved whole
     public static final int TOKENS = 24; // 0 = all from first_token on; the end is an exact cut too
     public static final int FINGERPRINT = 32; // what tells this model from others of its shape; may be NULL
     public static final int FINGERPRINT_BYTES = 40; // 0 to 256
