@@ -542,6 +542,7 @@ absl::Status FillSelected(SectionReader& reader, Source& source, Cache& cache, u
 
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
+  KVG_RETURN_IF_ERROR(cache.CheckNoLatents("loading"));
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;

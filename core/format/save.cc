@@ -179,6 +179,7 @@ SidePart PartOf(const SelectedLayer& selected, uint32_t layer, ops::Side side) {
 
 absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first_layer,
                                               uint32_t layers, const SaveOptions& options) {
+  KVG_RETURN_IF_ERROR(cache.CheckNoLatents("saving"));
   std::vector<SidePart> parts;
   parts.reserve(size_t{layers} * 2);
   for (uint32_t layer = first_layer; layer < first_layer + layers; ++layer) {
