@@ -95,6 +95,7 @@ type Strides struct{ Token, Head, Dim int64 }
 type AppendOptions struct {
 	Tokens uint64 // how many; 0 appends nothing
 	K, V   Strides
+	Stream uintptr // device runtimes: the stream to work on, a cudaStream_t; 0 on the CPU
 }
 
 // Append appends the tokens of k and v to a layer: [tokens, kv_heads, head_dim], contiguous.
@@ -155,7 +156,7 @@ func rawAppendDesc(dtype DType, o *AppendOptions) raw.KvgAppendDesc {
 	return raw.KvgAppendDesc{
 		StructSize: uint32(unsafe.Sizeof(raw.KvgAppendDesc{})), Dtype: uint32(dtype), Tokens: o.Tokens,
 		KTokenStride: o.K.Token, KHeadStride: o.K.Head, KDimStride: o.K.Dim,
-		VTokenStride: o.V.Token, VHeadStride: o.V.Head, VDimStride: o.V.Dim,
+		VTokenStride: o.V.Token, VHeadStride: o.V.Head, VDimStride: o.V.Dim, Stream: o.Stream,
 	}
 }
 
@@ -170,6 +171,8 @@ type AttendOptions struct {
 	QHeadStride    int64
 	OutTokenStride int64
 	OutHeadStride  int64
+	LatentOut      bool    // where values are latent, results are [queries, q_heads, rank]: see LoadPlan
+	Stream         uintptr // device runtimes: the stream to work on, a cudaStream_t; 0 on the CPU
 }
 
 // Attend computes the attention of the newest queries over one layer, on the compressed form. q and out are
@@ -226,9 +229,13 @@ func rawAttendDesc(q, out DType, o *AttendOptions) raw.KvgAttendDesc {
 		StructSize: uint32(unsafe.Sizeof(raw.KvgAttendDesc{})), QDtype: uint32(q), OutDtype: uint32(out),
 		Queries: o.Queries, Scale: o.Scale, LogitSoftcap: o.LogitSoftcap, SlidingWindow: o.SlidingWindow,
 		QTokenStride: o.QTokenStride, QHeadStride: o.QHeadStride, OutTokenStride: o.OutTokenStride, OutHeadStride: o.OutHeadStride,
+		Stream: o.Stream,
 	}
 	if o.NonCausal {
 		desc.NonCausal = 1
+	}
+	if o.LatentOut {
+		desc.LatentOut = 1
 	}
 	return desc
 }

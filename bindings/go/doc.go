@@ -28,6 +28,6 @@
 //
 // # What is left out
 //
-// The allocator table of kvg_runtime_options is left out on purpose: it would call Go for every allocation, from threads that are
+// The allocator tables of kvg_runtime_options are left out on purpose: they would call Go for every allocation, from threads that are
 // not Go's, and Go has no memory to give that C may keep. Options.MemoryBudget bounds the memory instead.
 package kvgear

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"kvgear.org/kvgear/internal/raw"
 )
@@ -104,6 +105,34 @@ func TestStrides(t *testing.T) {
 	ok(t, cache.Read(0, SideV, 0, 3, F32(back)))
 	if !slices.Equal(back, v) {
 		t.Error("V")
+	}
+}
+
+// Memory that is not Go's is used where it lies, and a stream needs a device.
+func TestForeignMemoryAndStreams(t *testing.T) {
+	_, _, cache := open(t, Options{}, "fp16")
+	k := fill(row, 1)
+	there := Memory(DTypeF32, unsafe.Pointer(&k[0]), row)
+	if there.Len() != row || Memory(DTypeBF16, unsafe.Pointer(&k[0]), 3).Len() != 3 {
+		t.Error(there.Len())
+	}
+	ok(t, cache.Append(0, there, there))
+	back := make([]float32, row)
+	ok(t, cache.Read(0, SideK, 0, 1, Memory(DTypeF32, unsafe.Pointer(&back[0]), row)))
+	if !slices.Equal(back, k) {
+		t.Error("K")
+	}
+	q, out := F32(fill(qRow, 1)), F32(make([]float32, qRow))
+	for i, err := range []error{
+		cache.AppendStrided(0, there, there, AppendOptions{Tokens: 1, Stream: 8}), cache.Attend(0, q, out, AttendOptions{Stream: 8}),
+		AttendBatch([]*Cache{cache}, 0, q, out, AttendOptions{Stream: 8}), cache.AttendObserve(0, q, out, AttendOptions{Stream: 8}),
+	} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "stream is set") {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if err := cache.Attend(0, q, out, AttendOptions{LatentOut: true}); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "latent_out is set") {
+		t.Error(err)
 	}
 }
 
@@ -279,7 +308,7 @@ func TestDefaults(t *testing.T) {
 	}
 	var prefix raw.KvgPrefixStats
 	raw.KvgPrefixStatsInit(&prefix)
-	if prefix != (raw.KvgPrefixStats{StructSize: 48}) {
+	if prefix != (raw.KvgPrefixStats{StructSize: uint32(unsafe.Sizeof(prefix))}) {
 		t.Error(prefix)
 	}
 	var st raw.KvgStats
@@ -288,7 +317,8 @@ func TestDefaults(t *testing.T) {
 	raw.KvgStatsInit(&st)
 	raw.KvgShapeInit(&sh)
 	raw.KvgAllocatorInit(&al)
-	if st != (raw.KvgStats{StructSize: 208}) || sh != (raw.KvgShape{StructSize: 20}) || al != (raw.KvgAllocator{StructSize: 40 - 8}) {
+	if st != (raw.KvgStats{StructSize: uint32(unsafe.Sizeof(st))}) || sh != (raw.KvgShape{StructSize: uint32(unsafe.Sizeof(sh))}) ||
+		al != (raw.KvgAllocator{StructSize: uint32(unsafe.Sizeof(al))}) {
 		t.Error(st, sh, al)
 	}
 }

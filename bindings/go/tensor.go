@@ -20,6 +20,16 @@ func BF16(x []uint16) Tensor { return Tensor{bytesOf(x), DTypeBF16} }
 // Bytes is a tensor of dtype in the machine's byte order, as it lies in a file or a mapping.
 func Bytes(dtype DType, x []byte) Tensor { return Tensor{x, dtype} }
 
+// Memory is a tensor of memory that is not Go's, such as that of a CUDA device. It must stay until the calls that it goes to
+// are over, and the work that they gave to a stream.
+func Memory(dtype DType, address unsafe.Pointer, elements int) Tensor {
+	size := 2
+	if dtype == DTypeF32 {
+		size = 4
+	}
+	return Tensor{unsafe.Slice((*byte)(address), elements*size), dtype}
+}
+
 // DType returns the element type.
 func (t Tensor) DType() DType { return t.dtype }
 

@@ -14,12 +14,14 @@ import org.kvgear.internal.Structs.KvgAttendDesc;
  * @param slidingWindow w &gt; 0: a query sees no token w or more before its own; 0 = none
  * @param q how the queries lie in memory; the directions of a head one behind the other
  * @param out how the results do, likewise
+ * @param latentOut whether, where values are latent, results are [queries, q_heads, rank]: see {@link KvgPlan#load}
+ * @param stream device runtimes: the stream to work on, a cudaStream_t; 0 on the CPU
  */
 public record AttendOptions(
-    int queries, boolean nonCausal, float scale, float logitSoftcap, long slidingWindow, Strides q, Strides out) {
+    int queries, boolean nonCausal, float scale, float logitSoftcap, long slidingWindow, Strides q, Strides out, boolean latentOut, long stream) {
   /** Causal attention of as many queries as q holds, with the usual scale. */
   public static final AttendOptions DEFAULT =
-      new AttendOptions(0, false, 0, 0, 0, Strides.CONTIGUOUS, Strides.CONTIGUOUS);
+      new AttendOptions(0, false, 0, 0, 0, Strides.CONTIGUOUS, Strides.CONTIGUOUS, false, 0);
 
   /**
    * Options; strides of directions other than 1 (or 0, for contiguous) are refused.
@@ -31,6 +33,8 @@ public record AttendOptions(
    * @param slidingWindow tokens, or 0
    * @param q strides of the queries
    * @param out strides of the results
+   * @param latentOut whether results are latents
+   * @param stream the stream, or 0
    */
   public AttendOptions {
     for (Strides s : new Strides[] {Objects.requireNonNull(q, "q"), Objects.requireNonNull(out, "out")}) {
@@ -47,7 +51,7 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withQueries(int queries) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   /**
@@ -57,7 +61,7 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withNonCausal(boolean nonCausal) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   /**
@@ -67,7 +71,7 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withScale(float scale) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   /**
@@ -77,7 +81,7 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withLogitSoftcap(float logitSoftcap) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   /**
@@ -87,7 +91,7 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withSlidingWindow(long slidingWindow) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   /**
@@ -98,7 +102,27 @@ public record AttendOptions(
    * @return the options
    */
   public AttendOptions withStrides(Strides q, Strides out) {
-    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out);
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
+  }
+
+  /**
+   * The same with results that are latents, where values are.
+   *
+   * @param latentOut whether to
+   * @return the options
+   */
+  public AttendOptions withLatentOut(boolean latentOut) {
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
+  }
+
+  /**
+   * The same on a stream.
+   *
+   * @param stream a cudaStream_t
+   * @return the options
+   */
+  public AttendOptions withStream(long stream) {
+    return new AttendOptions(queries, nonCausal, scale, logitSoftcap, slidingWindow, q, out, latentOut, stream);
   }
 
   byte[] pack(DType qType, DType outType, int count) {
@@ -114,6 +138,8 @@ public record AttendOptions(
     Struct.putLong(s, KvgAttendDesc.Q_HEAD_STRIDE, q.head());
     Struct.putLong(s, KvgAttendDesc.OUT_TOKEN_STRIDE, out.token());
     Struct.putLong(s, KvgAttendDesc.OUT_HEAD_STRIDE, out.head());
+    Struct.putInt(s, KvgAttendDesc.LATENT_OUT, latentOut ? 1 : 0);
+    Struct.putLong(s, KvgAttendDesc.STREAM, stream);
     return s;
   }
 }

@@ -85,33 +85,25 @@ public final class KvgCache implements AutoCloseable {
           "kvg_cache_append",
           "k has " + k.length() + " elements and v " + v.length() + "; both must have the same number, a multiple of kv_heads * head_dim = " + row);
     }
-    append(layer, k, v, k.length() / row, Strides.CONTIGUOUS, Strides.CONTIGUOUS);
+    append(layer, k, v, k.length() / row, AppendOptions.DEFAULT);
   }
 
   /**
    * Appends tokens that lie in any order in memory. With negative strides the tensor begins at element [0, 0, 0], and only what
    * is behind it counts.
    *
-   * <p>From kvgear.h, kvg_append_desc:
-   * <pre>
-   * How the tensors given to kvg_cache_append lie in memory. Shapes are [tokens, kv_heads, head_dim];
-   * strides are in elements, as in DLPack, and may be negative. When the three strides of a tensor
-   * are all 0 it is contiguous in that order.
-   * </pre>
-   *
    * @param layer the layer
    * @param k keys
    * @param v values, of the same type
    * @param tokens how many; 0 appends nothing
-   * @param kStrides how the keys lie in memory
-   * @param vStrides how the values do
+   * @param options how they lie in memory
    */
-  public void append(int layer, Tensor k, Tensor v, long tokens, Strides kStrides, Strides vStrides) {
+  public void append(int layer, Tensor k, Tensor v, long tokens, AppendOptions options) {
     final String operation = "kvg_cache_append";
     if (k.dtype() != v.dtype()) {
       throw KvgException.invalid(operation, "k and v differ in their element type");
     }
-    byte[] desc = Strides.pack(k.dtype(), tokens, kStrides, vStrides);
+    byte[] desc = options.pack(k.dtype(), tokens);
     long cache = handle.begin(operation, true);
     try {
       Raw.kvg_cache_append(cache, layer, k.address(operation), k.bytes(), v.address(operation), v.bytes(), desc);
@@ -347,15 +339,14 @@ public final class KvgCache implements AutoCloseable {
    * @param k keys, [positions.length, kv_heads, head_dim]
    * @param v values, likewise and of the same type
    * @param positions of the tokens, ascending
-   * @param kStrides how the keys lie in memory
-   * @param vStrides how the values do
+   * @param options how they lie in memory
    */
-  public void appendAt(int layer, Tensor k, Tensor v, long[] positions, Strides kStrides, Strides vStrides) {
+  public void appendAt(int layer, Tensor k, Tensor v, long[] positions, AppendOptions options) {
     final String operation = "kvg_cache_append_at";
     if (k.dtype() != v.dtype()) {
       throw KvgException.invalid(operation, "k and v differ in their element type");
     }
-    byte[] desc = Strides.pack(k.dtype(), positions.length, kStrides, vStrides);
+    byte[] desc = options.pack(k.dtype(), positions.length);
     try {
       handle.writing(
           operation,

@@ -7,7 +7,7 @@ import org.kvgear.internal.Structs.KvgRuntimeOptions;
 /**
  * What a runtime is to have. {@link #DEFAULT} is the CPU, the caller's thread alone and no budget.
  *
- * <p>The allocator table of the C interface is left out on purpose: it would call Java for every allocation, from threads that are not
+ * <p>The allocator tables of the C interface are left out on purpose: they would call Java for every allocation, from threads that are not
  * Java's. The memory budget bounds the memory.
  *
  * @param device where memory lies and work is done; never changed in silence

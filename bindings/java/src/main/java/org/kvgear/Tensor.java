@@ -94,6 +94,21 @@ public final class Tensor {
   }
 
   /**
+   * A tensor of memory that is not Java's, such as that of a CUDA device. It must stay until the calls that it goes to are over, and the
+   * work that they gave to a stream.
+   *
+   * @param dtype its element type
+   * @param address where it begins
+   * @param elements how many
+   * @param owner what keeps the memory, if anything does: it is not garbage as long as the tensor is not
+   * @return the tensor
+   */
+  public static Tensor memory(DType dtype, long address, long elements, Object owner) {
+    int size = dtype == DType.F32 ? Float.BYTES : Short.BYTES;
+    return new Tensor(dtype, address, Math.multiplyExact(elements, size), false, owner, null);
+  }
+
+  /**
    * A tensor of a float buffer that is filled with values, for tests and small inputs: the only way here that copies.
    *
    * @param values the values

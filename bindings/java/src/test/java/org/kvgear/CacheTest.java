@@ -107,7 +107,7 @@ class CacheTest {
         }
         System.arraycopy(v, token * ROW, vOther, 2 * token * ROW, ROW);
       }
-      o.cache().append(0, Tensor.copyOf(kOther), Tensor.copyOf(vOther), 3, Strides.of(32, 3 * 32), new Strides(2 * ROW, 32, 1));
+      o.cache().append(0, Tensor.copyOf(kOther), Tensor.copyOf(vOther), 3, AppendOptions.DEFAULT.withStrides(Strides.of(32, 3 * 32), new Strides(2 * ROW, 32, 1)));
       FloatBuffer back = floats(3 * ROW);
       o.cache().read(0, Side.K, 0, 3, Tensor.f32(back));
       assertArrayEquals(k, copy(back));
@@ -256,7 +256,7 @@ class CacheTest {
     List<Executable> calls =
         List.of(
             () -> cache.append(0, row, row),
-            () -> cache.append(0, row, row, 1, Strides.CONTIGUOUS, Strides.CONTIGUOUS),
+            () -> cache.append(0, row, row, 1, AppendOptions.DEFAULT),
             () -> cache.attend(0, q, out),
             () -> cache.read(0, Side.K, 0, 1, out),
             () -> cache.truncate(0, 0),
@@ -270,7 +270,7 @@ class CacheTest {
             () -> cache.positions(0, 0),
             () -> cache.bits(0, Side.K),
             () -> cache.select(0),
-            () -> cache.appendAt(0, row, row, new long[1], Strides.CONTIGUOUS, Strides.CONTIGUOUS),
+            () -> cache.appendAt(0, row, row, new long[1], AppendOptions.DEFAULT),
             () -> cache.observe(0, new float[1], 1),
             () -> cache.probe(0, q, new long[1], AttendOptions.DEFAULT),
             () -> cache.probePositions(0),
@@ -347,7 +347,7 @@ class CacheTest {
     assertArrayEquals(options, RuntimeOptions.DEFAULT.pack());
     byte[] append = new byte[Structs.KvgAppendDesc.SIZE];
     Raw.kvg_append_desc_init(append);
-    assertArrayEquals(append, Strides.pack(DType.F16, 0, Strides.CONTIGUOUS, Strides.CONTIGUOUS));
+    assertArrayEquals(append, AppendOptions.DEFAULT.pack(DType.F16, 0));
     byte[] attend = new byte[Structs.KvgAttendDesc.SIZE];
     Raw.kvg_attend_desc_init(attend);
     assertArrayEquals(attend, AttendOptions.DEFAULT.pack(DType.F16, DType.F16, 1));
@@ -395,6 +395,31 @@ class CacheTest {
       back.clear();
       assertEquals(0f, back.get(ROW - 1));
       assertEquals(0f, back.get(2 * ROW));
+    }
+  }
+
+  /** Memory that is not Java's is used where it lies, and a stream needs a device. */
+  @Test
+  void foreignMemoryAndStreams() {
+    try (var o = open(RuntimeOptions.DEFAULT, "fp16")) {
+      KvgCache cache = o.cache();
+      FloatBuffer k = floats(ROW).put(0, fill(ROW, 1));
+      Tensor there = Tensor.memory(DType.F32, Tensor.f32(k).address(""), ROW, k);
+      assertEquals(ROW, there.length());
+      cache.append(0, there, there);
+      FloatBuffer back = floats(ROW);
+      cache.read(0, Side.K, 0, 1, Tensor.memory(DType.F32, Tensor.f32(back).address(""), ROW, null));
+      assertEquals(k, back);
+      Tensor q = Tensor.copyOf(fill(Q_ROW, 1));
+      Tensor out = Tensor.f32(floats(Q_ROW));
+      AttendOptions on = AttendOptions.DEFAULT.withStream(8);
+      String words = "stream is set";
+      assertFails(Status.INVALID, words, () -> cache.append(0, there, there, 1, AppendOptions.DEFAULT.withStream(8)));
+      assertFails(Status.INVALID, words, () -> cache.attend(0, q, out, on));
+      assertFails(Status.INVALID, words, () -> cache.attendObserve(0, q, out, on));
+      assertFails(Status.INVALID, words, () -> KvgCache.attendBatch(List.of(cache), 0, q, out, on));
+      AttendOptions latent = AttendOptions.DEFAULT.withLatentOut(true);
+      assertFails(Status.INVALID, "latent_out is set", () -> cache.attend(0, q, out, latent));
     }
   }
 

@@ -124,18 +124,18 @@ class SelectionTest {
       for (int i = 0; i < scores.length; i++) {
         scores[i] = (float) (i % tokens) / tokens;
       }
-      Strides as = Strides.CONTIGUOUS;
-      assertFails(Status.INVALID, "element type", () -> cache.appendAt(0, x, Tensor.f16(Support.shorts(tokens * ROW)), positions, as, as));
-      assertFails(Status.INVALID, "k_bytes", () -> cache.appendAt(0, rows(1, 1), x, positions, as, as));
-      cache.appendAt(0, x, x, positions, as, as);
+      AppendOptions as = AppendOptions.DEFAULT;
+      assertFails(Status.INVALID, "element type", () -> cache.appendAt(0, x, Tensor.f16(Support.shorts(tokens * ROW)), positions, as));
+      assertFails(Status.INVALID, "k_bytes", () -> cache.appendAt(0, rows(1, 1), x, positions, as));
+      cache.appendAt(0, x, x, positions, as);
       assertArrayEquals(positions, cache.nextTokens(0)); // behind the first layer all go on
-      cache.appendAt(1, x, x, positions, as, as);
+      cache.appendAt(1, x, x, positions, as);
       assertFails(Status.STATE, "needs scores", () -> cache.nextTokens(1));
       cache.observe(1, scores, 11);
       long[] want = LongStream.concat(LongStream.range(0, 4), LongStream.range(32, tokens)).toArray();
       assertArrayEquals(want, cache.nextTokens(1)); // the sinks, the highest scores, the newest
       cache.clear();
-      cache.appendAt(0, x, x, new long[] {5, 9}, new Strides(2 * ROW, 32, 1), new Strides(ROW, 32, 1));
+      cache.appendAt(0, x, x, new long[] {5, 9}, as.withStrides(new Strides(2 * ROW, 32, 1), new Strides(ROW, 32, 1)));
       assertEquals(10, cache.length(0)); // gaps count as evicted
       assertArrayEquals(new long[] {5, 9}, cache.positions(0, 1));
     }
@@ -158,7 +158,7 @@ class SelectionTest {
       observed(cache, 0, 3);
       assertFails(Status.STATE, "keeps all tokens", () -> cache.observe(0, new float[600], 1));
       assertFails(
-          Status.STATE, "keeps all tokens", () -> cache.appendAt(0, rows(300, 1), rows(300, 1), all, Strides.CONTIGUOUS, Strides.CONTIGUOUS));
+          Status.STATE, "keeps all tokens", () -> cache.appendAt(0, rows(300, 1), rows(300, 1), all, AppendOptions.DEFAULT));
     }
   }
 

@@ -245,7 +245,7 @@ class VectorsTest {
     }
     Strides strides = isStrided() ? order : Strides.CONTIGUOUS;
     Tensor values = cut(v, dtype, number("cut", 0));
-    succeeds(() -> cache().append(small("layer"), Tensor.of(dtype, k), values, tokens, strides, strides));
+    succeeds(() -> cache().append(small("layer"), Tensor.of(dtype, k), values, tokens, AppendOptions.DEFAULT.withStrides(strides, strides)));
   }
 
   private void attend() {
@@ -257,7 +257,7 @@ class VectorsTest {
     Strides strides = isStrided() ? order : Strides.CONTIGUOUS;
     AttendOptions options =
         new AttendOptions(
-            queries, number("non_causal", 0) == 1, real("scale"), real("softcap"), number("window", 0), strides, strides);
+            queries, number("non_causal", 0) == 1, real("scale"), real("softcap"), number("window", 0), strides, strides, false, 0);
     DType qType = type("q_dtype");
     DType outType = type("out_dtype");
     ByteBuffer q = input(small("q"), 0, queries, heads, dim, order, qType);
