@@ -106,8 +106,6 @@ class Cache {
   absl::Status CheckKvHead(uint32_t kv_head) const;
   // For what cannot do with selected tokens yet; `what` is that.
   absl::Status CheckKeepsAll(const char* what) const;
-  // The same for latents.
-  absl::Status CheckNoLatents(const char* what) const;
   // Whether a device has found tokens of the layer that were not finite.
   absl::Status CheckMark(Turn& turn, uint32_t layer) const;
   absl::Status Select(uint32_t layer);  // layer or kAllLayers

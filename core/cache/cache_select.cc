@@ -35,18 +35,12 @@ absl::Status Cache::CheckKvHead(uint32_t kv_head) const {
   return InvalidError("kv_head is ", kv_head, "; it may be 0 to ", plan_->shape().kv_heads - 1);
 }
 
-absl::Status Cache::CheckNoLatents(const char* what) const {
-  for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
-    if (!layers_[layer].has_latents()) continue;
-    return UnsupportedError("layer ", layer, " keeps latents of a plan file, which ", what,
-                            " does not take yet; choose a recipe without latent=plan");
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Cache::CheckKeepsAll(const char* what) const {
-  KVG_RETURN_IF_ERROR(CheckNoLatents(what));
   for (uint32_t layer = 0; layer < layers_.size(); ++layer) {
+    if (layers_[layer].has_latents()) {
+      return UnsupportedError("layer ", layer, " keeps latents of a plan file, which ", what,
+                              " does not take yet; choose a recipe without latent=plan");
+    }
     if (layers_[layer].selected() == nullptr) continue;
     return UnsupportedError("layer ", layer, " has the recipe ", PrintRecipe(plan_->recipe(layer)),
                             ", and ", what, " takes only layers that keep all tokens; choose a"

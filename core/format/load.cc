@@ -542,7 +542,6 @@ absl::Status FillSelected(SectionReader& reader, Source& source, Cache& cache, u
 
 // Into a cache of which nobody else knows.
 absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
-  KVG_RETURN_IF_ERROR(cache.CheckNoLatents("loading"));
   SectionReader reader(source, options.exact);
   KVG_RETURN_IF_ERROR(reader.ReadHeader());
   SavedCache saved;
@@ -552,10 +551,6 @@ absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const uint32_t layer = saved.first_layer + i;
     LayerCache& of = cache.layer(layer);
-    if (of.has_latents()) {
-      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
-                              "have no place yet; load other layers");
-    }
     if (of.selected() != nullptr) {
       KVG_RETURN_IF_ERROR(FillSelected(reader, source, cache, layer, options));
       continue;

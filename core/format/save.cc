@@ -179,7 +179,6 @@ SidePart PartOf(const SelectedLayer& selected, uint32_t layer, ops::Side side) {
 
 absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first_layer,
                                               uint32_t layers, const SaveOptions& options) {
-  KVG_RETURN_IF_ERROR(cache.CheckNoLatents("saving"));
   std::vector<SidePart> parts;
   parts.reserve(size_t{layers} * 2);
   for (uint32_t layer = first_layer; layer < first_layer + layers; ++layer) {
@@ -191,10 +190,6 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
                           " were asked for but layer ", layer, " holds ", length);
     }
     const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
-    if (of.has_latents()) {
-      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
-                              "have no place yet; save other layers");
-    }
     if (of.selected() != nullptr) {
       if (first > 0 || end < length) {
         return UnsupportedError("layer ", layer, " selects tokens and is saved as a whole; leave ",

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -37,8 +36,13 @@ func run() error {
 	flag.Uint64Var(&options.MemoryBudget, "memory-budget", 0, "most bytes of all caches; 0 = no limit")
 	flag.IntVar(&options.Parallel, "parallel", runtime.NumCPU(), "most requests that compute at the same time")
 	drain := flag.Duration("drain", 30*time.Second, "how long SIGTERM waits for the requests under way")
+	clients := service.Clients{}
+	flag.IntVar(&clients.Most, "max-clients", 1024, "most connections at a time; further ones wait")
+	seconds := flag.Int("client-timeout", 30, "seconds that a client may take to send a request, or not take what it is sent")
 	flag.Parse()
-	if flag.NArg() > 0 || options.Parallel < 1 || *count < 1 {
+	clients.Patience = time.Duration(*seconds) * time.Second
+	options.Patience = clients.Patience
+	if flag.NArg() > 0 || options.Parallel < 1 || *count < 1 || clients.Most < 1 || *seconds < 1 {
 		return errors.New("a wrong argument; see -help")
 	}
 	options.MaxTokens = *count
@@ -59,11 +63,11 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: s, ReadHeaderTimeout: 10 * time.Second}
+	server := clients.Server(s)
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(clients.Listener(listener)) }()
 	fmt.Printf("listening on http://%s\n", listener.Addr())
 
 	select {

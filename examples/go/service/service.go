@@ -19,12 +19,13 @@ import (
 
 // Options bound what a client may use.
 type Options struct {
-	Recipe       string // of conversations that name none
-	MaxTokens    int    // most tokens of one answer
-	MaxBody      int64  // most bytes of a request
-	MaxCaches    int    // most conversations that are kept
-	MemoryBudget uint64 // most bytes of all caches; 0 = no limit
-	Parallel     int    // most requests that compute at the same time
+	Recipe       string        // of conversations that name none
+	MaxTokens    int           // most tokens of one answer
+	MaxBody      int64         // most bytes of a request
+	MaxCaches    int           // most conversations that are kept
+	MemoryBudget uint64        // most bytes of all caches; 0 = no limit
+	Parallel     int           // most requests that compute at the same time
+	Patience     time.Duration // for the body of a request; 0 = for ever
 }
 
 // Service answers requests. It is an http.Handler.
@@ -154,13 +155,19 @@ type request struct {
 
 func (s *Service) read(w http.ResponseWriter, r *http.Request) (*request, error) {
 	var q request
+	deadline(w, s.options.Patience)
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, s.options.MaxBody)).Decode(&q); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
 			return nil, refuse(http.StatusRequestEntityTooLarge, "the request is longer than %d bytes", tooLarge.Limit)
 		}
+		if tooSlow(err) { // and the deadline stays, so that the server does not wait for the rest either
+			w.Header().Set("Connection", "close")
+			return nil, refuse(http.StatusRequestTimeout, "the request did not arrive within %v; send it faster", s.options.Patience)
+		}
 		return nil, refuse(http.StatusBadRequest, "the request is no JSON of a completion: %v", err)
 	}
+	deadline(w, 0)
 	switch {
 	case q.Prompt == nil:
 		return nil, refuse(http.StatusBadRequest, "the request has no prompt")

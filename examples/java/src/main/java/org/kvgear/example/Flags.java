@@ -16,6 +16,7 @@ final class Flags {
         -max-caches 256           most conversations that are kept
         -memory-budget 0          most bytes of all caches; 0 = no limit
         -parallel CORES           most requests that compute at the same time
+        -client-timeout 30        how many seconds a client may take to send a request
         -drain 30                 how many seconds SIGTERM waits for the requests under way
         -prompt TEXT              continue this text and exit, instead of listening
       """;
@@ -25,6 +26,7 @@ final class Flags {
   Path model = Path.of("../models/tiny");
   String prompt;
   int drain = 30;
+  int clientTimeout = 30;
   private String listen = "127.0.0.1:8080";
   private String recipe = "gear-4";
   private int maxTokens = 256;
@@ -53,6 +55,7 @@ final class Flags {
         case "max-caches" -> maxCaches = (int) number(name, value, 1, 1 << 20);
         case "memory-budget" -> memoryBudget = number(name, value, 0, Long.MAX_VALUE);
         case "parallel" -> parallel = (int) number(name, value, 1, 1024);
+        case "client-timeout" -> clientTimeout = (int) number(name, value, 1, 1 << 20);
         case "drain" -> drain = (int) number(name, value.replaceFirst("s$", ""), 1, 1 << 20);
         default -> throw new IllegalArgumentException("there is no flag -" + name + "; see -help");
       }

@@ -37,6 +37,7 @@ public final class Main {
       }
       return;
     }
+    Server.clientTimeout(flags.clientTimeout);
     Server server = new Server(flags.address(), service);
     Runtime.getRuntime().addShutdownHook(new Thread(() -> end(server, service, flags.drain)));
     String host = server.address().getAddress().getHostAddress();

@@ -16,19 +16,31 @@ import java.util.concurrent.atomic.AtomicInteger;
 /** The JDK's HTTP server, with bounds, and an end that lets the requests under way finish. */
 public final class Server {
   private static final int THREADS = 256; // one for each request that computes or waits; others wait before they are read
-  private static final int REQUEST_SECONDS = 30; // that a client may take to send one
+  private static final int ANSWER_SECONDS = 3600; // that one may take, a client that does not take it included
 
   static {
-    // The server reads these when its first class is loaded. Without nodelay the second half of an answer may wait for 40 ms.
+    // Without nodelay the second half of an answer may wait for 40 ms.
     System.setProperty("sun.net.httpserver.nodelay", "true");
-    System.setProperty("sun.net.httpserver.maxReqTime", String.valueOf(REQUEST_SECONDS));
+    System.setProperty("sun.net.httpserver.maxRspTime", String.valueOf(ANSWER_SECONDS));
     System.setProperty("sun.net.httpserver.maxIdleConnections", "1024");
+    System.setProperty("jdk.httpserver.maxConnections", "1024"); // where the JDK knows it
   }
 
   private final HttpServer server;
   private final ThreadPoolExecutor threads;
   private final AtomicInteger underWay = new AtomicInteger(); // requests
   private final AtomicBoolean stopped = new AtomicBoolean();
+
+  /**
+   * How long clients may take to send a request, or to say anything: those that take longer are cut off. Must be set before the first
+   * server is made, for the JDK reads it when its class is loaded.
+   *
+   * @param seconds how long
+   */
+  public static void clientTimeout(int seconds) {
+    System.setProperty("sun.net.httpserver.maxReqTime", String.valueOf(seconds));
+    System.setProperty("sun.net.httpserver.idleInterval", String.valueOf(seconds));
+  }
 
   /**
    * Listens, and answers from now on.

@@ -10,12 +10,13 @@ import org.junit.jupiter.api.Test;
 class FlagsTest {
   @Test
   void values() {
-    Flags flags = new Flags("-listen", "127.0.0.1:0", "--recipe=int8,window=64", "-memory-budget", "99999999999", "-drain", "5s");
+    Flags flags = new Flags("-listen", "127.0.0.1:0", "--recipe=int8,window=64", "-memory-budget", "99999999999", "-drain", "5s", "--client-timeout", "7");
     assertEquals("127.0.0.1", flags.address().getHostString());
     assertEquals(0, flags.address().getPort());
     assertEquals("int8,window=64", flags.options().recipe());
     assertEquals(99_999_999_999L, flags.options().memoryBudget());
     assertEquals(5, flags.drain);
+    assertEquals(7, flags.clientTimeout);
     assertEquals(256, flags.options().maxTokens());
     assertTrue(new Flags("-listen", "[::1]:80").address().getAddress().isLoopbackAddress());
   }
