@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that is tested of the Rust bindings. Exits non-zero if anything failed.
 #   bindings/rust/test.sh        KVGEAR_BUILD_DIR: where libkvgear.so was built, default build/dev;
-#                                KVGEAR_TSAN_BUILD_DIR: where it was built by the preset tsan, default build/tsan
+#                                KVGEAR_TSAN_BUILD_DIR: where it was built by the preset tsan, default build/tsan;
+#                                KVGEAR_LEAK_CYCLES: how many handles the leak test makes and ends, default a million
 # What cannot be had on a machine (SWIG, rustfmt, clippy, Rust 1.75, Miri, TSan, pkg-config) is skipped, and the last lines say so.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -78,13 +79,14 @@ if cargo clippy --version >/dev/null 2>&1; then
 else skip 'clippy' 'it is not installed'; fi
 step 'tests, linked' cargo test --locked --no-fail-fast --features half
 step 'tests, dlopen' cargo test --locked --no-fail-fast --features kvgear/dlopen,half
+step 'a million handles, at steady memory' env KVGEAR_LEAK_CYCLES="${KVGEAR_LEAK_CYCLES:-1000000}" cargo test --locked -p kvgear --test leak
 step 'documentation' env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features half
 step 'documentation, dlopen' env RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --features half,kvgear/dlopen
 
 if cargo "+$msrv" --version >/dev/null 2>&1 ||
    rustup toolchain install "$msrv" --profile minimal >/dev/null 2>&1; then
   step "tests with Rust $msrv" cargo "+$msrv" test --locked --target-dir "$target/msrv" --features half \
-    --lib --test abi --test api --test threads
+    --lib --test abi --test api --test saved --test selection --test threads
   step "check with Rust $msrv, dlopen" cargo "+$msrv" check --locked --target-dir "$target/msrv" --features kvgear/dlopen
 else skip "tests with Rust $msrv" 'that toolchain cannot be installed'; fi
 

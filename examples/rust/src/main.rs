@@ -1,13 +1,13 @@
 //! kvgear-service answers completions over HTTP with a small model, and keeps the caches of its conversations compressed.
 use std::error::Error;
-use std::future::{Future, IntoFuture};
+use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use kvgear_service::model::{self, Listener, Model};
+use kvgear_service::service::sockets::{self, Clients};
 use kvgear_service::service::{Options, Service};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{signal, SignalKind};
@@ -21,6 +21,8 @@ const USAGE: &str =
   --max-caches N         most conversations that are kept (256)
   --memory-budget BYTES  most bytes of all caches; 0 = no limit (0)
   --parallel N           most requests that compute at the same time (the processors)
+  --max-clients N        most connections at a time; further ones wait (1024)
+  --client-timeout SECONDS  how long a client may take to send a request, or not take what it is sent (30)
   --drain SECONDS        how long SIGTERM waits for the requests under way (30)
 ";
 
@@ -29,6 +31,7 @@ struct Flags {
     model: PathBuf,
     prompt: Option<String>,
     drain: Duration,
+    max_clients: usize,
     options: Options,
 }
 
@@ -39,6 +42,7 @@ fn flags(mut arguments: impl Iterator<Item = String>) -> Result<Option<Flags>, B
         model: "../models/tiny".into(),
         prompt: None,
         drain: Duration::from_secs(30),
+        max_clients: 1024,
         options: Options {
             recipe: "gear-4".into(),
             max_tokens: 256,
@@ -46,6 +50,7 @@ fn flags(mut arguments: impl Iterator<Item = String>) -> Result<Option<Flags>, B
             max_caches: 256,
             memory_budget: 0,
             parallel: std::thread::available_parallelism().map_or(1, usize::from),
+            patience: Duration::from_secs(30),
         },
     };
     while let Some(argument) = arguments.next() {
@@ -78,6 +83,8 @@ fn flags(mut arguments: impl Iterator<Item = String>) -> Result<Option<Flags>, B
             "max-tokens" => flags.options.max_tokens = positive()?,
             "max-caches" => flags.options.max_caches = number()? as usize,
             "memory-budget" => flags.options.memory_budget = number()?,
+            "max-clients" => flags.max_clients = positive()?.min(1 << 20),
+            "client-timeout" => flags.options.patience = Duration::from_secs(positive()? as u64),
             "parallel" => flags.options.parallel = positive()?.min(1024),
             _ => flags.drain = Duration::from_secs(number()?),
         }
@@ -111,13 +118,14 @@ fn main() {
 
 fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     let count = flags.options.max_tokens;
+    let clients = Clients { most: flags.max_clients, patience: flags.options.patience };
     let service = Arc::new(Service::new(Model::load(&flags.model)?, flags.options)?);
     if let Some(prompt) = flags.prompt {
         let output = &mut Output(std::io::stdout());
         return Ok(service.continue_prompt(prompt.as_bytes(), count, output)?);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve(Arc::clone(&service), &flags.listen, flags.drain));
+    let result = runtime.block_on(serve(&service, &flags.listen, clients, flags.drain));
     if result.is_err() {
         runtime.shutdown_background();
         return result;
@@ -128,22 +136,25 @@ fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn serve(service: Arc<Service>, listen: &str, drain: Duration) -> Result<(), Box<dyn Error>> {
+async fn serve(
+    service: &Arc<Service>,
+    listen: &str,
+    clients: Clients,
+    drain: Duration,
+) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
-    // Events are small, and must not wait for each other.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let (stopped, stop) = (asked_to_stop()?, asked_to_stop()?);
-    let server = axum::serve(listener, service.router()).with_graceful_shutdown(async {
+    let stop = async {
         stop.await;
         eprintln!("kvgear-service: draining");
-    });
+    };
     let patience = async {
         stopped.await;
         tokio::time::sleep(drain).await;
     };
     tokio::select! {
-        result = server.into_future() => Ok(result?),
+        () = sockets::serve(listener, Arc::clone(service).router(), clients, stop) => Ok(()),
         () = patience => Err(format!("requests are still under way after {} s", drain.as_secs()).into()),
     }
 }

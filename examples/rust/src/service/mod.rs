@@ -1,15 +1,16 @@
 //! The HTTP side: completions in the usual shape, over conversations whose compressed caches live on between requests.
 mod answer;
 mod request;
+pub mod sockets;
 mod store;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::extract::rejection::BytesRejection;
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{header, StatusCode, Uri};
+use axum::http::{header, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post};
 use axum::Router;
@@ -38,6 +39,8 @@ pub struct Options {
     pub memory_budget: u64,
     /// Most requests that compute at the same time.
     pub parallel: usize,
+    /// How long a client may take to send a request.
+    pub patience: Duration,
 }
 
 /// Keeps conversations and answers requests.
@@ -102,7 +105,12 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        reply(self.status, &self.body())
+        let mut response = reply(self.status, &self.body());
+        if self.status == StatusCode::REQUEST_TIMEOUT {
+            // What of the request still comes is no request of its own.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
@@ -182,9 +190,9 @@ impl Service {
 
 async fn complete(
     State(service): Shared,
-    body: Result<Bytes, BytesRejection>,
+    request: axum::extract::Request,
 ) -> Result<Response, Refusal> {
-    let request = request::read(body, &service.options)?;
+    let request = request::receive(request, &service.options).await?;
     let kept = request.keep() || request.cache().is_some();
     if kept && request.cache().is_none() {
         service.store.room()?; // before the work, though only keep() decides

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/completions`, and what may be wrong with it.
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::body::{Bytes, HttpBody};
+use axum::extract::FromRequest;
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Map;
@@ -53,16 +53,35 @@ impl Request {
     }
 }
 
-pub fn read(body: Result<Bytes, BytesRejection>, options: &Options) -> Result<Request, Refusal> {
+/// Waits for a request.
+pub async fn receive(
+    request: axum::extract::Request,
+    options: &Options,
+) -> Result<Request, Refusal> {
+    let too_long = || {
+        let sentence = format!("the request is longer than {} bytes", options.max_body);
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
+    };
+    if request.body().size_hint().lower() > options.max_body as u64 {
+        return Err(too_long()); // it says so itself
+    }
+    let patience = options.patience;
+    let body = tokio::time::timeout(patience, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| {
+        let patience = patience.as_secs_f64();
+        let sentence = format!("the request did not arrive within {patience} s; send it faster");
+        Refusal::new(StatusCode::REQUEST_TIMEOUT, sentence)
+    })?;
     let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the request is longer than {} bytes", options.max_body),
-        ),
+        StatusCode::PAYLOAD_TOO_LARGE => too_long(),
         _ => Refusal::bad(format!("the request does not arrive: {rejection}")),
     })?;
+    read(&body, options)
+}
+
+fn read(body: &[u8], options: &Options) -> Result<Request, Refusal> {
     // By way of a map: a struct would take an array as well.
-    let fields: Fields = serde_json::from_slice::<Map<_, _>>(&body)
+    let fields: Fields = serde_json::from_slice::<Map<_, _>>(body)
         .and_then(|map| serde_json::from_value(map.into()))
         .map_err(|error| {
             Refusal::bad(format!("the request is no JSON of a completion: {error}"))
