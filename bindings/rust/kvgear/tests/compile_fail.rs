@@ -59,7 +59,7 @@ fn the_compiler_refuses_what_it_must() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/compile_fail");
     let mut cases: Vec<_> = fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()).collect();
     cases.sort();
-    assert!(cases.len() >= 8);
+    assert!(cases.len() >= 13);
     let package = package(&cases);
     for case in &cases {
         let name = case.file_stem().unwrap().to_str().unwrap();

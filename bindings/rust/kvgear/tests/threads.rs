@@ -2,7 +2,7 @@
 use std::sync::{Arc, Barrier, RwLock};
 use std::thread;
 
-use kvgear::{Cache, Runtime, RuntimeOptions, Side};
+use kvgear::{AttendOptions, Cache, Runtime, RuntimeOptions, Side};
 
 mod support;
 use support::{attend, fill, picture, plan, queries, read, runtime};
@@ -21,7 +21,14 @@ fn many_readers_see_what_one_sees() {
             let (cache, q, expected, rows, stats) = (&cache, &q, &expected, &rows, &stats);
             scope.spawn(move || {
                 for round in 0..20 {
-                    match (reader + round) % 4 {
+                    match (reader + round) % 5 {
+                        4 => {
+                            let (two, mut out) = (q.repeat(2), vec![0.0f32; 2 * q.len()]);
+                            let options = AttendOptions::new();
+                            Cache::attend_batch(&[cache, cache], 0, &two, &mut out, &options)
+                                .unwrap();
+                            assert_eq!(out, expected.repeat(2));
+                        }
                         0 => assert_eq!(read::<f32>(cache, 0, Side::V), *rows),
                         1 => assert_eq!(cache.stats(0, Side::Both).unwrap(), *stats),
                         2 => assert_eq!(cache.fork().unwrap().length(0).unwrap(), 500),
