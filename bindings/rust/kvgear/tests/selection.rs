@@ -43,7 +43,9 @@ fn sinks_and_a_window() {
     refused(cache.bits(1, Side::Both), Status::Invalid, "BOTH");
     refused(cache.select(2), Status::Invalid, "layer is 2");
     refused(cache.select(u32::MAX), Status::Invalid, "layer");
-    refused(cache.save_to_vec(), Status::Unsupported, "");
+    let bytes = cache.save_to_vec().unwrap();
+    let back = Cache::load_bytes(&runtime, &plan, &bytes).unwrap();
+    assert_eq!(back.positions(1, 1).unwrap(), cache.positions(1, 1).unwrap());
 }
 
 #[test]
