@@ -183,6 +183,28 @@ impl<'r> Cache<'r> {
         })
     }
 
+    /// Like [`Cache::attend_with`], on a layer whose values are latents of `rank` numbers, see
+    /// [`Plan::latent`]: `out` is `[queries, q_heads, rank]`, to be expanded by the projection, and given its
+    /// bias, by the caller.
+    pub fn attend_latent<Q: Element, O: Element>(
+        &self,
+        layer: u32,
+        q: &[Q],
+        out: &mut [O],
+        options: &AttendOptions,
+    ) -> Result<()> {
+        let queries = queries_of(self.shape, q)?;
+        let Query { q, mut desc } = Query::new(self.shape, 1, queries, q.into(), options)?;
+        desc.out_dtype = O::DTYPE.raw();
+        desc.latent_out = 1;
+        let bytes = std::mem::size_of_val(out);
+        // SAFETY: every query lies in its slice; out is contiguous and that long, and C compares.
+        call(|err| unsafe {
+            let (q, q_bytes, out) = (q.first.cast(), q.bytes, out.as_mut_ptr().cast());
+            sys::kvg_cache_attend(self.raw(), layer, q, q_bytes, out, bytes, &desc, err)
+        })
+    }
+
     /// Attention over one layer of several caches in one call, each with its own number of tokens. The
     /// caches must be of one runtime and one shape; their recipes may differ, and a cache may come more
     /// than once. `q` and `out` are `[caches.len() * queries, q_heads, head_dim]`, those of the first cache
@@ -230,8 +252,7 @@ impl<'r> Cache<'r> {
         let count = caches.len() as u64;
         let mut query = Query::new(shape, count, queries, q, options)?;
         let out = query.results(shape, count, out)?;
-        let handles: Vec<*const sys::kvg_cache> =
-            caches.iter().map(|cache| cache.raw().cast_const()).collect();
+        let handles = Self::handles(caches);
         // SAFETY: the handles are alive, and every element that shape and strides reach lies in its slice.
         call(|err| unsafe {
             sys::kvg_cache_attend_batch(
@@ -274,6 +295,10 @@ impl<'r> Cache<'r> {
                 err,
             )
         })
+    }
+
+    pub(crate) fn handles(caches: &[&Cache<'_>]) -> Vec<*const sys::kvg_cache> {
+        caches.iter().map(|cache| cache.raw().cast_const()).collect()
     }
 
     /// The handle, for functions of `kvgear-sys`; it lives as long as this does.

@@ -41,13 +41,17 @@
 //! that does not serve this crate's version of the interface is refused with a sentence that says so;
 //! [`load`] asks for that early.
 //!
+//! # Devices
+//!
+//! Slices lie in host memory, which [`Device::Cuda`] refuses where the device cannot reach it. What lies
+//! elsewhere goes by [`Foreign`] to [`Cache::append_foreign`], [`Cache::attend_foreign`] and
+//! [`Cache::attend_batch_foreign`], with the stream to work on; these are `unsafe`.
+//!
 //! # What is left out
 //!
-//! An allocator of your own (`kvg_allocator`): its functions are called by any thread and must keep C's
-//! rules on sizes and alignment to the letter, which no safe signature can promise. And tensors in the
-//! memory of a device, with its streams: a slice lies in host memory, which [`Device::Cuda`] refuses where
-//! the device cannot reach it. Both are in `kvgear-sys`, whose functions take the handles that
-//! [`Runtime::as_raw`], [`Plan::as_raw`] and [`Cache::as_raw`] give.
+//! Allocators of your own (`kvg_allocator`): their functions are called by any thread and must keep C's
+//! rules on sizes and alignment to the letter, which no safe signature can promise. They are in
+//! `kvgear-sys`, whose functions take the handles that `as_raw` gives.
 #![deny(missing_docs)]
 
 mod arguments;
@@ -55,6 +59,7 @@ mod cache;
 mod call;
 mod element;
 mod error;
+mod foreign;
 #[rustfmt::skip]
 mod generated;
 mod plan;
@@ -68,6 +73,7 @@ mod tensor;
 pub use cache::{Cache, Layers};
 pub use element::{Bf16, Element, F16};
 pub use error::{Error, Result};
+pub use foreign::Foreign;
 pub use generated::{
     AttendOptions, Device, Dtype, LogLevel, PrefixStats, RuntimeOptions, Shape, Side, Stats, Status,
 };

@@ -113,7 +113,7 @@ impl Plan {
         crate::load()?;
         let (path, recipes) = (path_text(path.as_ref())?, c_text(recipes, "recipes")?);
         let shape = shape.map(|shape| shape.to_raw());
-        let shape = shape.as_ref().map_or(null(), std::ptr::from_ref);
+        let shape = shape.as_ref().map_or(null(), |shape| shape as *const _);
         let mut out = null_mut();
         // SAFETY: all pointers are good for the call, and shape may be NULL.
         call(|err| unsafe {

@@ -21,7 +21,7 @@ pub struct StridedMut<'a, T> {
 /// Where the first element lies, and how far it is from one token, head and direction to the next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    first: usize,
+    pub first: usize,
     pub strides: [i64; 3],
 }
 
