@@ -29,34 +29,65 @@ constexpr uint8_t kWidths[] = {0, 1, 2, 3, 4, 6, 8};
 // Rows that are longer might be mapped to numbers beyond fp16: |L^T x| is at most 16 |x|.
 constexpr double kMostLength = 65504.0 / 32;
 
+// Rows less their mean are rounded to 13 bits of the head's largest number, and products of two summed
+// over this many tokens as 32-bit integers: 2^24 * 64 = 2^30.
+constexpr double kMostUnit = 4095;
+constexpr size_t kRunTokens = 64;
+
 // Sums over the rows of one head: cov[i][j] around the mean, divided by the number of rows. Returns
-// the square of the longest row.
-double Covariance(const RowsView& x, uint64_t head, uint64_t tokens, size_t dim, double* row,
-                double* mean, double* cov) {
+// the square of the longest row. `units` has room for kRunTokens * dim numbers. In whole numbers, because
+// compilers turn those into wide instructions without changing a result.
+double Covariance(const RowsView& x, uint64_t head, uint64_t tokens, size_t dim, int16_t* units,
+                  double* mean, double* cov) {
   std::fill_n(mean, dim, 0.0);
   const uint16_t* const first = x.rows + head * x.head_stride;
-  for (uint64_t t = 0; t < tokens; ++t) {
-    for (size_t d = 0; d < dim; ++d) mean[d] += static_cast<double>(F16ToF32(first[t * dim + d]));
-  }
-  const double share = 1.0 / static_cast<double>(tokens);
-  for (size_t d = 0; d < dim; ++d) mean[d] *= share;
-  std::fill_n(cov, dim * dim, 0.0);
   double longest = 0;
   for (uint64_t t = 0; t < tokens; ++t) {
     double length = 0;
     for (size_t d = 0; d < dim; ++d) {
-      const double x = F16ToF32(first[t * dim + d]);
-      length += x * x;
-      row[d] = x - mean[d];
+      const double value = F16ToF32(first[t * dim + d]);
+      mean[d] += value;
+      length += value * value;
     }
     longest = std::max(longest, length);
-    for (size_t i = 0; i < dim; ++i) {
-      double* const to = cov + i * dim;
-      for (size_t j = 0; j <= i; ++j) to[j] += row[i] * row[j];
+  }
+  const double share = 1.0 / static_cast<double>(tokens);
+  for (size_t d = 0; d < dim; ++d) mean[d] *= share;
+  float largest = 0;
+  for (uint64_t t = 0; t < tokens; ++t) {
+    for (size_t d = 0; d < dim; ++d) {
+      largest = std::max(largest, std::abs(F16ToF32(first[t * dim + d]) - static_cast<float>(mean[d])));
     }
   }
+  std::fill_n(cov, dim * dim, 0.0);
+  if (largest == 0) return longest;
+  const float to_units = static_cast<float>(kMostUnit) / largest;
+  for (uint64_t begin = 0; begin < tokens; begin += kRunTokens) {
+    const size_t count = std::min<uint64_t>(kRunTokens, tokens - begin);
+    for (size_t d = 0; d < dim; ++d) {  // one direction of all tokens after the other
+      const auto centre = static_cast<float>(mean[d]);
+      int16_t* const to = units + d * kRunTokens;
+      for (size_t t = 0; t < count; ++t) {
+        to[t] = static_cast<int16_t>(
+            std::lrint((F16ToF32(first[(begin + t) * dim + d]) - centre) * to_units));
+      }
+      std::fill(to + count, to + kRunTokens, int16_t{0});
+    }
+    for (size_t i = 0; i < dim; ++i) {
+      const int16_t* const a = units + i * kRunTokens;
+      for (size_t j = 0; j <= i; ++j) {
+        const int16_t* const b = units + j * kRunTokens;
+        int32_t sum = 0;
+        for (size_t t = 0; t < kRunTokens; ++t) sum += a[t] * b[t];
+        cov[i * dim + j] += sum;
+      }
+    }
+  }
+  const double unit = static_cast<double>(largest) / kMostUnit;
   for (size_t i = 0; i < dim; ++i) {
-    for (size_t j = 0; j <= i; ++j) cov[i * dim + j] = cov[j * dim + i] = cov[i * dim + j] * share;
+    for (size_t j = 0; j <= i; ++j) {
+      cov[i * dim + j] = cov[j * dim + i] = cov[i * dim + j] * share * unit * unit;
+    }
   }
   return longest;
 }
@@ -64,7 +95,9 @@ double Covariance(const RowsView& x, uint64_t head, uint64_t tokens, size_t dim,
 // The work of Make for one head after the other.
 struct Work {
   Work(Memory& memory, size_t dim)
-      : buffer(memory, (4 * dim * dim + 5 * dim) * sizeof(double), Buffer::kScratch),
+      : buffer(memory,
+               (4 * dim * dim + 5 * dim) * sizeof(double) + kRunTokens * dim * sizeof(int16_t),
+               Buffer::kScratch),
         factor(buffer.data<double>()),
         cov(factor + dim * dim),
         product(cov + dim * dim),
@@ -72,11 +105,13 @@ struct Work {
         values(vectors + dim * dim),
         mean(values + dim),
         row(mean + dim),
-        rest(row + dim) {}
+        rest(row + dim),
+        units(reinterpret_cast<int16_t*>(rest + 2 * dim)) {}
   const Buffer buffer;
   double *factor, *cov, *product, *vectors;  // [dim][dim]
   double *values, *mean, *row;               // [dim]
   double* rest;                              // [2 dim]
+  int16_t* units;                            // [dim][kRunTokens]
 };
 
 // factor = L of the second moment of the queries, divided by its mean, which is returned.
@@ -266,7 +301,7 @@ BasisRef Basis::Make(Memory& memory, const Shape& shape, ops::Side side, const S
   const Buffer energies(memory, shape.kv_heads * tiles * sizeof(double), Buffer::kScratch);
   std::fill_n(energies.data<double>(), shape.kv_heads * tiles, 0.0);
   for (uint32_t head = 0; head < shape.kv_heads; ++head) {
-    const double longest = Covariance(x, head, tokens, dim, work.row, work.mean, work.cov);
+    const double longest = Covariance(x, head, tokens, dim, work.units, work.mean, work.cov);
     double weight = 1;
     if (longest > kMostLength * kMostLength) {  // this head is left as it is
       for (size_t j = 0; j < dim; ++j) {
