@@ -34,7 +34,7 @@ memory=$(awk '/^MemAvailable:/ { print int($2 / 1048576) }' /proc/meminfo 2>/dev
 if [ "${memory:-0}" -lt "$jobs" ]; then jobs=$((memory > 0 ? memory : 1)); fi
 cd "$root"
 step 'configuring' configure cmake --preset release -B "$out" -DKVGEAR_BUILD_TESTS=OFF -DKVGEAR_BUILD_BENCH=OFF
-step 'building (the first time takes some minutes)' build cmake --build "$out" --target kvgear-demo -j "$jobs"
+step 'building (the first time takes some minutes)' build cmake --build "$out" --target kvgear-demo kvgear-plan -j "$jobs"
 cd - >/dev/null
 
 # Defaults for what the arguments leave open.
@@ -55,5 +55,12 @@ if ! given --prompt --prompt-ids --help; then
   given --exams --text || defaults+=(--exams "$here/data/exams.jsonl" --text "$here/data/text.txt")
   given --json || defaults+=(--json "$out/results.json")
   given --plot || defaults+=(--plot "$out/results")
+  # Latents need factors of the model, which take some seconds to find.
+  if ! given --recipes --also --model --device; then
+    latent() { "$out/kvgear-plan" latent --model="$here/models/tiny" --calibrate="$here/data/text.txt,$here/data/exams.jsonl" "$@"; }
+    step 'finding subspaces of the model' palu latent --ratio=0.5 --out="$out/palu.safetensors"
+    step 'the same by condition numbers' lorc latent --allocate=lorc --out="$out/lorc.safetensors"
+    defaults+=(--also "palu@$out/palu.safetensors,palu-3@$out/palu.safetensors,lorc@$out/lorc.safetensors")
+  fi
 fi
 exec "$out/kvgear-demo" ${defaults[@]+"${defaults[@]}"} "$@"

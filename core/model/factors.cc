@@ -13,13 +13,6 @@ namespace {
 constexpr uint32_t kRankStep = 8;       // latents are rows of a side, whose sizes come in eights
 constexpr double kNormTolerance = 0.02;  // of the rows of U^T; fp16 and bf16 stay well below
 
-// The fewest equal parts of at most kMaxHeadDim directions, in eights.
-uint32_t SplitOf(uint32_t rank) {
-  uint32_t split = (rank + ops::kMaxHeadDim - 1) / ops::kMaxHeadDim;
-  while (rank % (split * kRankStep) != 0) ++split;
-  return split;
-}
-
 absl::StatusOr<LatentSide> ReadSide(const PlanFile& file, const Shape& shape, uint32_t layer,
                                     const char* name) {
   const std::string prefix = absl::StrCat("layers.", layer, ".", name, ".");
@@ -48,7 +41,7 @@ absl::StatusOr<LatentSide> ReadSide(const PlanFile& file, const Shape& shape, ui
                         ", the size of a group");
   }
   side.rank = static_cast<uint32_t>(rank);
-  side.split = SplitOf(side.rank);
+  side.split = LatentSplit(side.rank);
   absl::StatusOr<std::vector<float>> up = file.Floats(tensor, *found);
   KVG_RETURN_IF_ERROR(up.status());
   const uint64_t dim = shape.head_dim;
@@ -106,6 +99,12 @@ absl::StatusOr<Rotary> ReadRotary(const PlanFile& file, const Shape& shape) {
 }
 
 }  // namespace
+
+uint32_t LatentSplit(uint32_t rank) {
+  uint32_t split = (rank + ops::kMaxHeadDim - 1) / ops::kMaxHeadDim;
+  while (rank % (split * kRankStep) != 0) ++split;
+  return split;
+}
 
 absl::StatusOr<Factors> ReadFactors(const PlanFile& file, const Plan& plan) {
   const Shape& shape = plan.shape();

@@ -56,6 +56,9 @@ struct Rotary {
   }
 };
 
+// The fewest equal parts of a latent that have at most kMaxHeadDim numbers, in eights.
+uint32_t LatentSplit(uint32_t rank);
+
 struct Factors {
   std::vector<LatentSide> k, v;  // [layers]; rank 0 where the recipe keeps no latents
   Rotary rotary;

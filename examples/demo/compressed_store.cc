@@ -39,7 +39,8 @@ std::string Describe(const kvg_runtime& runtime) {
   return text.c_str();
 }
 
-PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe) {
+PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe,
+                 const std::string& fingerprint) {
   kvg_shape shape;
   kvg_shape_init(&shape);
   shape.layers = config.layers;
@@ -48,9 +49,19 @@ PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe) {
   shape.head_dim = config.head_dim;
   kvg_plan* plan = nullptr;
   kvg_error error;
-  Check(kvg_plan_create(&shape, recipe.c_str(), &plan, &error), error);
+  const std::string text = WithoutFile(recipe);
+  if (text.size() == recipe.size()) {
+    Check(kvg_plan_create(&shape, text.c_str(), &plan, &error), error);
+  } else {
+    const std::string file = recipe.substr(text.size() + 1);
+    Check(kvg_plan_load(file.c_str(), &shape, text.c_str(), fingerprint.data(), fingerprint.size(),
+                        &plan, &error),
+          error);
+  }
   return PlanPtr(plan, kvg_plan_destroy);
 }
+
+std::string WithoutFile(const std::string& recipe) { return recipe.substr(0, recipe.find('@')); }
 
 std::vector<std::string> RecipeNames() {
   std::vector<std::string> names;
@@ -85,6 +96,11 @@ CompressedStore::CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan,
   Check(kvg_plan_shape(plan.get(), &shape, &error), error);
   kv_width_ = size_t{shape.kv_heads} * shape.head_dim;
   q_width_ = size_t{shape.q_heads} * shape.head_dim;
+  for (uint32_t layer = 0; layer < shape.layers; ++layer) {
+    uint32_t rank = 0, heads = 0;
+    Check(kvg_plan_latent(plan.get(), layer, KVG_SIDE_K, &rank, &heads, &error), error);
+    latent_keys_.push_back(rank > 0);
+  }
   kvg_cache* cache = nullptr;
   Check(kvg_cache_create(runtime.get(), plan.get(), &cache, &error), error);
   cache_.reset(cache);
@@ -144,7 +160,9 @@ void CompressedStore::Attend(uint32_t layer, const float* q, float* out, size_t 
 void CompressedStore::AppendPrompt(std::span<const KvRows> layers) {
   for (size_t l = 0; l < layers.size(); ++l) {
     const size_t tokens = layers[l].k.size() / kv_width_;
-    Append(static_cast<uint32_t>(l), layers[l].k.data(), layers[l].v.data(), tokens);
+    const auto layer = static_cast<uint32_t>(l);
+    const std::vector<uint16_t>& k = TakesUnrotatedKeys(layer) ? layers[l].unrotated_k : layers[l].k;
+    Append(layer, k.data(), layers[l].v.data(), tokens);
     std::vector<uint64_t> positions(tokens);
     std::iota(positions.begin(), positions.end(), uint64_t{0});
     Probe(static_cast<uint32_t>(l), layers[l], positions);

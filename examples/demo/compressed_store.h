@@ -27,8 +27,13 @@ RuntimePtr MakeRuntime(uint32_t workers, const DevicePtr& device = nullptr);
 /// One line about the runtime, such as its instruction set.
 std::string Describe(const kvg_runtime& runtime);
 
-/// The plan that keeps every layer of the model by this recipe.
-PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe);
+/// The plan that keeps every layer of the model by this recipe. "RECIPE@FILE" takes the factors of a plan
+/// file, which must be of the model with this fingerprint.
+PlanPtr MakePlan(const ModelConfig& config, const std::string& recipe,
+                 const std::string& fingerprint = "");
+
+/// The part in front of the '@' of a plan file.
+std::string WithoutFile(const std::string& recipe);
 
 /// The names of all named recipes, then those of all policies, in kvgear's order.
 std::vector<std::string> RecipeNames();
@@ -44,6 +49,7 @@ class CompressedStore : public KvStore {
   /// `device` is the runtime's.
   CompressedStore(const RuntimePtr& runtime, const PlanPtr& plan, DevicePtr device = nullptr);
 
+  bool TakesUnrotatedKeys(uint32_t layer) const override { return latent_keys_[layer]; }
   void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) override;
   void Attend(uint32_t layer, const float* q, float* out) override { Attend(layer, q, out, 1); }
 
@@ -73,6 +79,7 @@ class CompressedStore : public KvStore {
   std::unique_ptr<kvg_cache, Destroy> cache_;
   size_t kv_width_ = 0;
   size_t q_width_ = 0;
+  std::vector<bool> latent_keys_;  // by layer
   bool prunes_ = false;
   bool selects_ = false;
 };

@@ -41,7 +41,8 @@ void Decoder::Attention(uint32_t layer, std::vector<Lane>& lanes) {
   attended_.resize(lanes.size() * c.q_width());
   pool_.Run(lanes.size(), [&](size_t lane, size_t thread) {
     float* q = qkv_.data() + lane * width;
-    model_.Rotate(q, c.q_heads + c.kv_heads, lanes[lane].position);
+    const bool unrotated = lanes[lane].store->TakesUnrotatedKeys(layer);
+    model_.Rotate(q, c.q_heads + (unrotated ? 0 : c.kv_heads), lanes[lane].position);
     std::vector<uint16_t> kv(2 * c.kv_width());
     std::transform(q + c.q_width(), q + width, kv.begin(), FloatToHalf);
     const auto start = std::chrono::steady_clock::now();

@@ -17,6 +17,8 @@ namespace demo {
 class KvStore {
  public:
   virtual ~KvStore() = default;
+  /// Whether a layer is to be given keys before their rotary embedding.
+  virtual bool TakesUnrotatedKeys(uint32_t) const { return false; }
   /// Appends fp16 rows [tokens, kv_heads, head_dim].
   virtual void Append(uint32_t layer, const uint16_t* k, const uint16_t* v, size_t tokens) = 0;
   /// Attention of the newest token: q and out are [q_heads, head_dim].

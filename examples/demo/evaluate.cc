@@ -11,6 +11,7 @@
 
 #include "compressed_store.h"
 #include "decode.h"
+#include "fingerprint.h"
 #include "prefill.h"
 #include "progress.h"
 #include "refusal.h"
@@ -90,8 +91,10 @@ class Evaluation {
         results_(recipes.size()),
         device_(std::move(device)) {
     for (size_t r = 0; r < recipes.size(); ++r) {
-      results_[r].recipe = recipes[r];
-      plans_.push_back(MakePlan(model.config(), recipes[r]));
+      results_[r].recipe = WithoutFile(recipes[r]);
+      const bool from_file = results_[r].recipe != recipes[r];
+      plans_.push_back(
+          MakePlan(model.config(), recipes[r], from_file ? Fingerprint(model) : std::string()));
     }
   }
 
@@ -200,6 +203,7 @@ class Evaluation {
   static void AddStats(const kvg_stats& stats, Result& result) {
     ++result.sequences;
     result.bytes += stats.bytes_total;
+    result.plan_bytes = stats.bytes_plan;
     // Of all tokens that came, those included that were evicted.
     const uint64_t elements = stats.elements / stats.tokens * stats.tokens_appended;
     result.elements += elements;

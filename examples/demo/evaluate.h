@@ -55,6 +55,7 @@ struct Result {
   // Bytes that the caches held at the end of each exam and window, everything counted.
   uint64_t sequences = 0;
   uint64_t bytes = 0;
+  uint64_t plan_bytes = 0;  // of a plan file's factors, for all caches together; not among `bytes`
   uint64_t elements = 0;
   uint64_t fp16_bytes = 0;
   uint64_t tokens = 0;  // that came, over all layers

@@ -10,6 +10,7 @@
 
 #include "compressed_store.h"
 #include "decode.h"
+#include "fingerprint.h"
 #include "prefill.h"
 #include "refusal.h"
 
@@ -39,7 +40,7 @@ std::string Generate(Model& model, ThreadPool& pool, const Generation& generatio
   }
   CompressedStore store(
       MakeRuntime(static_cast<uint32_t>(pool.threads() - 1), generation.device),
-      MakePlan(model.config(), generation.recipe), generation.device);
+      MakePlan(model.config(), generation.recipe, Fingerprint(model)), generation.device);
   if (prompt.size() > 1) {
     const auto tokens = std::span(prompt).first(prompt.size() - 1);
     if (store.prunes()) {

@@ -79,6 +79,9 @@ std::vector<std::string> WantedRecipes(const Options& options, const ModelConfig
       wanted.push_back(recipe);
     }
   }
+  for (const std::string& recipe : options.also) {
+    if (std::find(wanted.begin(), wanted.end(), recipe) == wanted.end()) wanted.push_back(recipe);
+  }
   if (!unknown.empty()) {
     std::fprintf(stderr, "left out, for the device does not know them:%s\n", unknown.c_str());
   }

@@ -22,6 +22,10 @@ struct Linear {
   size_t outputs = 0;
 
   size_t panels() const { return PanelCount(outputs); }
+  /// Weight of input i for output o.
+  float Weight(size_t o, size_t i) const {
+    return data[(o / kPanel * inputs + i) * kPanel + o % kPanel];
+  }
   PanelView view() const { return {data.data(), inputs, outputs, inputs * kPanel}; }
 
   /// y = x W^T + bias for the outputs of some panels; with `add` that is added to y.

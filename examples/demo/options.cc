@@ -53,8 +53,10 @@ const std::vector<Flag>& Flags() {
        [](Options& o, const std::string& v) { o.exams = v; }},
       {"--text", "FILE", "text on which next-token distributions are compared",
        [](Options& o, const std::string& v) { o.text = v; }},
-      {"--recipes", "A,B,C", "recipes to compare, by name or text (default: all named ones)",
+      {"--recipes", "A,B,C", "recipes to compare, by name or text; RECIPE@FILE with a plan file (default: all named ones)",
        [](Options& o, const std::string& v) { o.recipes = SplitRecipes(v); }},
+      {"--also", "A,B", "recipes to compare beside the default ones",
+       [](Options& o, const std::string& v) { o.also = SplitRecipes(v); }},
       {"--max-items", "N", "most exams of a kind, and most windows of the text (default: all)",
        [](Options& o, const std::string& v) {
          o.max_items = ParseNumber<uint32_t>("--max-items", v, 1, 1'000'000);

@@ -14,6 +14,7 @@ struct Options {
   std::string exams;
   std::string text;
   std::vector<std::string> recipes;  // empty = all named ones
+  std::vector<std::string> also;     // beside those
   std::string json;
   std::string plot;                  // without .svg or .png
   std::string device = "cpu";        // or "cuda", "cuda:N"

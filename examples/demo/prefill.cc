@@ -37,16 +37,18 @@ class PrefillRun {
     value_panels_.resize(PanelCount(config_.head_dim) * kPanel * config_.kv_heads * tokens_);
   }
 
-  std::vector<KvRows> Run(const Pruning& pruning) {
+  std::vector<KvRows> Run(const Pruning& pruning, const Recording& recording) {
     std::vector<KvRows> out(config_.layers);
     for (uint32_t l = 0; l < config_.layers; ++l) {
       const Layer& layer = model_.layers()[l];
       KvRows& rows = out[l];
       rows.k.resize(tokens_ * config_.kv_width());
+      rows.unrotated_k.resize(rows.k.size());
       rows.v.resize(tokens_ * config_.kv_width());
       rows.q.resize((tokens_ + step_ - 1) / step_ * config_.q_width());
       ForTokenBlocks([&](size_t first, size_t count, Scratch& s) {
         Project(layer, first, count, rows, s);
+        if (recording) recording(l, first, count, s.normed.data());
       });
       rows.all_q.assign(q_.begin(), q_.begin() + static_cast<std::ptrdiff_t>(tokens_ * config_.q_width()));
       std::vector<uint64_t> next;
@@ -103,6 +105,9 @@ class PrefillRun {
     for (size_t r = 0; r < count; ++r) {
       const size_t token = first + r;
       float* row = s.wide.data() + r * width;
+      std::transform(row + config_.q_width(), row + config_.q_width() + config_.kv_width(),
+                     rows.unrotated_k.begin() + static_cast<std::ptrdiff_t>(token * config_.kv_width()),
+                     FloatToHalf);
       model_.Rotate(row, config_.q_heads + config_.kv_heads, positions_[token]);
       std::copy_n(row, config_.q_width(), q_.data() + token * config_.q_width());
       if (token % step_ == 0) {
@@ -205,7 +210,7 @@ class PrefillRun {
 }  // namespace
 
 std::vector<KvRows> Prefill(Model& model, ThreadPool& pool, std::span<const uint32_t> tokens,
-                            const Pruning& pruning) {
+                            const Pruning& pruning, const Recording& recording) {
   for (const uint32_t token : tokens) {
     if (token >= model.config().vocab) {
       Refuse("Token ", token, " is not below the model's vocabulary of ", model.config().vocab,
@@ -213,7 +218,7 @@ std::vector<KvRows> Prefill(Model& model, ThreadPool& pool, std::span<const uint
     }
   }
   model.PrepareRotary(tokens.size());
-  return PrefillRun(model, pool, tokens).Run(pruning);
+  return PrefillRun(model, pool, tokens).Run(pruning, recording);
 }
 
 }  // namespace demo

@@ -114,7 +114,8 @@ std::string JsonText(const std::vector<Result>& results) {
                     {"kl_exams_by_kind", divergences},
                     {"exam_items", tried},
                     {"text_positions", r.text.positions},
-                    {"tokens_kept", r.kept_share()}});
+                    {"tokens_kept", r.kept_share()},
+                    {"plan_bytes", r.plan_bytes}});
   }
   return list.dump(2) + "\n";
 }

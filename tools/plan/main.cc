@@ -7,6 +7,7 @@
 
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "latent.h"
 #include "refusal.h"
 #include "tune.h"
 
@@ -20,6 +21,7 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
+    {"latent", "finds the subspaces that latent caches keep, and writes a plan file", RunLatent},
     {"tune", "gives every layer and side the width that its answers need", RunTune},
 };
 
