@@ -551,6 +551,10 @@ absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const uint32_t layer = saved.first_layer + i;
     LayerCache& of = cache.layer(layer);
+    if (of.has_latents()) {
+      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
+                              "have no place yet; load other layers");
+    }
     if (of.selected() != nullptr) {
       KVG_RETURN_IF_ERROR(FillSelected(reader, source, cache, layer, options));
       continue;

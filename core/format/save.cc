@@ -190,6 +190,10 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
                           " were asked for but layer ", layer, " holds ", length);
     }
     const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
+    if (of.has_latents()) {
+      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
+                              "have no place yet; save other layers");
+    }
     if (of.selected() != nullptr) {
       if (first > 0 || end < length) {
         return UnsupportedError("layer ", layer, " selects tokens and is saved as a whole; leave ",
