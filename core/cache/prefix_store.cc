@@ -8,12 +8,15 @@
 namespace kvg {
 namespace {
 
-uint64_t CommonLength(absl::Span<const uint32_t> a, absl::Span<const uint32_t> b) {
-  const size_t most = std::min(a.size(), b.size());
-  return static_cast<uint64_t>(
-      std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(most), b.begin()).first -
-      a.begin());
+// Of a beginning that is one token longer.
+uint64_t Extend(uint64_t hash, uint32_t token) {
+  uint64_t x = hash ^ (token + 0x9E3779B97F4A7C15u);
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+  return x ^ (x >> 31);
 }
+
+uint64_t StartOf(const Plan* plan) { return Extend(reinterpret_cast<uintptr_t>(plan), 0); }
 
 // The largest length up to `tokens` to which all layers can be cut.
 uint64_t CutOf(const Cache& cache, uint64_t tokens) {
@@ -31,11 +34,16 @@ uint64_t CutOf(const Cache& cache, uint64_t tokens) {
 
 }  // namespace
 
+uint64_t PrefixStore::OwnBytes(const Entry& entry) {
+  return sizeof(Entry) + entry.tokens.capacity() * sizeof(uint32_t) +
+         entry.cuts.capacity() * (sizeof(Cut) + sizeof(std::pair<uint64_t, Cut*>));
+}
+
 // Returns what the entry would hold by itself. On bad_alloc only the room of the table has changed.
-uint64_t PrefixStore::Count(const Entries::value_type& entry) {
+uint64_t PrefixStore::Count(const Entry& entry) {
   std::vector<std::pair<const void*, uint64_t>> all;
-  all.emplace_back(&entry, sizeof(entry) + entry.first.size() * sizeof(uint32_t));
-  entry.second.cache->ForEachHeld(
+  all.emplace_back(&entry, OwnBytes(entry));
+  entry.cache->ForEachHeld(
       [&all](const void* identity, uint64_t bytes) { all.emplace_back(identity, bytes); });
   held_.reserve(held_.size() + all.size());
   uint64_t alone = 0;
@@ -49,7 +57,7 @@ uint64_t PrefixStore::Count(const Entries::value_type& entry) {
   return alone;
 }
 
-void PrefixStore::Uncount(const Entries::value_type& entry) noexcept {
+void PrefixStore::Uncount(const Entry& entry) noexcept {
   const auto drop = [this](const void* identity) {
     const auto held = held_.find(identity);
     if (--held->second.holders > 0) return;
@@ -57,12 +65,35 @@ void PrefixStore::Uncount(const Entries::value_type& entry) noexcept {
     held_.erase(held);
   };
   drop(&entry);
-  entry.second.cache->ForEachHeld([&drop](const void* identity, uint64_t) { drop(identity); });
+  entry.cache->ForEachHeld([&drop](const void* identity, uint64_t) { drop(identity); });
+}
+
+// There is room in the index for all cuts of the entry.
+void PrefixStore::Link(Entry& entry) noexcept {
+  for (Cut& cut : entry.cuts) {
+    Cut*& first = index_[cut.hash];
+    cut.after = first;
+    if (first != nullptr) first->before = &cut;
+    first = &cut;
+  }
+}
+
+void PrefixStore::Unlink(Entry& entry) noexcept {
+  for (Cut& cut : entry.cuts) {
+    if (cut.after != nullptr) cut.after->before = cut.before;
+    if (cut.before != nullptr) {
+      cut.before->after = cut.after;
+    } else if (cut.after != nullptr) {
+      index_.find(cut.hash)->second = cut.after;
+    } else {
+      index_.erase(cut.hash);
+    }
+  }
 }
 
 void PrefixStore::Remove(Entries::iterator entry) noexcept {
   Uncount(*entry);
-  order_.erase(entry->second.place);
+  Unlink(*entry);
   entries_.erase(entry);
 }
 
@@ -81,69 +112,87 @@ absl::Status PrefixStore::Insert(absl::Span<const uint32_t> tokens, const Cache&
   absl::StatusOr<std::unique_ptr<Cache>> fork = cache.Fork();
   KVG_RETURN_IF_ERROR(fork.status());
   const std::lock_guard<std::mutex> lock(mutex_);
-  // Into containers of its own first; what follows moves nodes and cannot fail.
-  Entries fresh;
-  Order place;
-  const auto entry = fresh.emplace(Key(tokens.begin(), tokens.end()), Entry()).first;
-  entry->second.cache = *std::move(fork);
-  place.push_front(entry);
-  entry->second.place = place.begin();
-  const uint64_t alone = Count(*entry);
+  // Into a list of its own first; once it is counted, and the index has room, nothing can fail.
+  Entries fresh(1);
+  Entry& entry = fresh.front();
+  entry.tokens.assign(tokens.begin(), tokens.end());
+  entry.cache = *std::move(fork);
+  std::vector<uint64_t> lengths;
+  for (uint64_t cut = tokens.size(); cut > 0; cut = CutOf(*entry.cache, cut - 1)) {
+    lengths.push_back(cut);
+  }
+  entry.cuts.resize(lengths.size());
+  uint64_t hash = StartOf(&cache.plan());
+  for (uint64_t length = 0, i = 0; i < lengths.size(); ++length) {
+    hash = Extend(hash, tokens[length]);
+    if (length + 1 != lengths[lengths.size() - 1 - i]) continue;
+    entry.cuts[i++] = {.hash = hash, .tokens = length + 1, .entry = &entry};
+  }
+  index_.reserve(index_.size() + entry.cuts.size());
+  const uint64_t alone = Count(entry);
   if (budget_ != 0 && alone > budget_) {
-    Uncount(*entry);
+    Uncount(entry);
     return LimitError("the cache takes ", alone, " bytes but the prefix store may hold ", budget_,
                       "; raise its budget, or store shorter prefixes");
   }
-  const auto old = entries_.find(entry->first);
-  if (old != entries_.end()) Remove(old);
-  entries_.merge(fresh);
-  order_.splice(order_.begin(), place);
+  const Cut* const same = FindCut(tokens, &cache.plan(), hash, true);
+  if (same != nullptr) Remove(same->entry->place);
+  Link(entry);
+  entries_.splice(entries_.begin(), fresh);
+  entry.place = entries_.begin();
   while (budget_ != 0 && stats_.bytes > budget_) {
-    Remove(order_.back());
+    Remove(std::prev(entries_.end()));
     ++stats_.evictions;
   }
   return absl::OkStatus();
 }
 
+// Any cut of these tokens, or one that is a whole entry.
+const PrefixStore::Cut* PrefixStore::FindCut(absl::Span<const uint32_t> tokens, const Plan* plan,
+                                             uint64_t hash, bool whole) const {
+  const auto found = index_.find(hash);
+  for (const Cut* cut = found == index_.end() ? nullptr : found->second; cut != nullptr;
+       cut = cut->after) {
+    const Entry& entry = *cut->entry;
+    if (cut->tokens == tokens.size() && entry.cache->shared_plan().get() == plan &&
+        (!whole || entry.tokens.size() == tokens.size()) &&
+        std::equal(tokens.begin(), tokens.end(), entry.tokens.begin())) {
+      return cut;
+    }
+  }
+  return nullptr;
+}
+
 absl::StatusOr<PrefixStore::Match> PrefixStore::Find(absl::Span<const uint32_t> tokens,
                                                      const std::shared_ptr<const Plan>& plan) {
-  const Key key(tokens.begin(), tokens.end());
+  std::vector<uint64_t> hashes;  // of each beginning
+  hashes.reserve(tokens.size());
+  uint64_t hash = StartOf(plan.get());
+  for (const uint32_t token : tokens) hashes.push_back(hash = Extend(hash, token));
   const std::lock_guard<std::mutex> lock(mutex_);
-  const Entries::iterator after = entries_.lower_bound(key);
   Match match;
-  Entries::iterator best = entries_.end();
-  // Outwards from where the tokens would stand: common beginnings only get shorter.
-  const auto consider = [&](Entries::iterator entry) {
-    const uint64_t common = CommonLength(tokens, entry->first);
-    if (common <= match.tokens) return false;
-    if (entry->second.cache->shared_plan() != plan) return true;
-    const uint64_t cut = CutOf(*entry->second.cache, common);
-    if (cut > match.tokens) {
-      match.tokens = cut;
-      best = entry;
-    }
-    return cut < common;
-  };
-  for (auto entry = after; entry != entries_.end() && consider(entry); ++entry) {
+  const Cut* best = nullptr;
+  for (uint64_t length = tokens.size(); best == nullptr && length > 0; --length) {
+    best = FindCut(tokens.first(length), plan.get(), hashes[length - 1], false);
   }
-  for (auto entry = after; entry != entries_.begin() && consider(std::prev(entry)); --entry) {
-  }
-  if (best == entries_.end()) {
+  if (best == nullptr) {
     ++stats_.misses;
     return match;
   }
-  absl::StatusOr<std::unique_ptr<Cache>> fork = best->second.cache->Fork();
+  const Entry& entry = *best->entry;
+  absl::StatusOr<std::unique_ptr<Cache>> fork = entry.cache->Fork();
   KVG_RETURN_IF_ERROR(fork.status());
-  KVG_RETURN_IF_ERROR((*fork)->Truncate(kAllLayers, match.tokens));
+  KVG_RETURN_IF_ERROR((*fork)->Truncate(kAllLayers, best->tokens));
+  match.tokens = best->tokens;
   match.cache = *std::move(fork);
-  order_.splice(order_.begin(), order_, best->second.place);
+  entries_.splice(entries_.begin(), entries_, entry.place);
   ++stats_.hits;
   return match;
 }
 
 void PrefixStore::Clear() noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
-  order_.clear();
+  index_.clear();
   entries_.clear();
   held_.clear();
   stats_.bytes = 0;

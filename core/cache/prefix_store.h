@@ -1,14 +1,14 @@
 // Caches of prompts that were seen, kept by their token ids, so that the next prompt with the same
 // beginning need not be computed again.
 //
-// Called by capi. Thread-safe. Stored caches are forks and share what they can; their bytes are
+// Called by capi. Thread-safe. Each length to which a stored cache can be cut is found by a hash of the
+// tokens before it, which are then compared: of a prompt the longest length that is known. Stored caches are forks and share what they can; their bytes are
 // counted once, however many of them hold them.
 #ifndef KVGEAR_CORE_CACHE_PREFIX_STORE_H_
 #define KVGEAR_CORE_CACHE_PREFIX_STORE_H_
 
 #include <cstdint>
 #include <list>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -35,44 +35,55 @@ class PrefixStore {
       : runtime_(std::move(runtime)), budget_(budget) {}
 
   // Stores a fork of `cache`, whose layers must all hold tokens.size() tokens, in place of one of the
-  // same tokens. Those that were not used for longest make room; KVG_E_LIMIT if that is not enough.
+  // same plan and tokens. Those that were not used for longest make room; KVG_E_LIMIT if that is not enough.
   absl::Status Insert(absl::Span<const uint32_t> tokens, const Cache& cache);
 
   struct Match {
     std::unique_ptr<Cache> cache;  // a fork, cut to `tokens`; empty: nothing was found
     uint64_t tokens = 0;
   };
-  // The longest common beginning of `tokens` and anything stored for the same plan, to the nearest
-  // length below at which a cache can be cut.
+  // The longest beginning of `tokens` to which anything stored for the same plan can be cut. Takes time
+  // that grows with the tokens, not with what is stored.
   absl::StatusOr<Match> Find(absl::Span<const uint32_t> tokens,
                              const std::shared_ptr<const Plan>& plan);
   void Clear() noexcept;
   PrefixStats GetStats() const;
 
  private:
-  using Key = std::vector<uint32_t>;
+  // A length to which an entry can be cut, by the hash of its first so many tokens. Links those of
+  // one hash.
   struct Entry;
-  // In the order of their tokens, so that the one with the longest common beginning is a neighbour.
-  using Entries = std::map<Key, Entry>;
-  using Order = std::list<Entries::iterator>;  // the one that was used last is first
+  struct Cut {
+    uint64_t hash = 0, tokens = 0;
+    const Entry* entry = nullptr;
+    Cut *before = nullptr, *after = nullptr;
+  };
+  using Entries = std::list<Entry>;  // the one that was used last is first
   struct Entry {
+    std::vector<uint32_t> tokens;
     std::unique_ptr<Cache> cache;
-    Order::iterator place;
+    std::vector<Cut> cuts;  // stays where it is: other entries link to it
+    Entries::iterator place;
   };
   struct Held {
     uint64_t bytes = 0;
     uint32_t holders = 0;
   };
 
-  uint64_t Count(const Entries::value_type& entry);
-  void Uncount(const Entries::value_type& entry) noexcept;
+  const Cut* FindCut(absl::Span<const uint32_t> tokens, const Plan* plan, uint64_t hash,
+                     bool whole) const;
+  static uint64_t OwnBytes(const Entry& entry);
+  uint64_t Count(const Entry& entry);
+  void Uncount(const Entry& entry) noexcept;
+  void Link(Entry& entry) noexcept;
+  void Unlink(Entry& entry) noexcept;
   void Remove(Entries::iterator entry) noexcept;
 
   const std::shared_ptr<Runtime> runtime_;
   const uint64_t budget_;
   mutable std::mutex mutex_;
   Entries entries_;
-  Order order_;
+  absl::flat_hash_map<uint64_t, Cut*> index_;  // the first cut of each hash
   absl::flat_hash_map<const void*, Held> held_;
   PrefixStats stats_;
 };

@@ -1,5 +1,7 @@
 // Fuzzing: any bytes as a sequence of calls on a few caches, beside a model that is a plain list of rows. Lengths must be those
-// of the model, rows near those that were appended, and forks and restored caches as what they came from, to the bit.
+// of the model, rows near those that were appended, and forks and restored caches as what they came from, to the bit. Of caches
+// that select tokens the positions say which row a slot has.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -14,7 +16,13 @@ namespace {
 
 constexpr Shape kShape{.layers = 1, .q_heads = 2, .kv_heads = 1, .head_dim = 32};
 constexpr const char* kPlans[] = {"fp16,window=32", "int8,window=16,block=32,segment=64", "kivi-4,v.window=16,k.block=32",
-                                  "gear-4,window=32"};
+                                  "gear-4,window=32",
+                                  // From here on for first bytes above 15.
+                                  "tc-4,window=32,block=32,segment=64", "h2o,budget=0.5",
+                                  "int8,window=16,block=32,segment=64,select=streaming-llm,budget=80,sinks=4",
+                                  "int8,window=16,block=32,segment=64,select=tova,budget=70",
+                                  "int8,window=16,block=32,segment=64,select=zipcache,low=0.3,low_bits=8"};
+constexpr uint8_t kOldPlans = 4;
 
 struct Both {
   std::unique_ptr<Cache> cache;
@@ -34,23 +42,42 @@ Tensor Rows(const std::vector<float>& model, size_t first) {
 // Constant rows lose little in any recipe: a group over tokens spans the numbers -2 to 2 with at least 4 bits.
 void Compare(const Both& both) {
   Must(Length(*both.cache) == both.model.size());
-  if (both.model.empty()) return;
+  std::vector<uint64_t> positions(Value(both.cache->Held(0)));
+  if (positions.empty()) return;
+  kvg::test::Must(both.cache->Positions(0, 0, positions.data()));
+  double mean = 0;
+  for (const uint64_t position : positions) {
+    Must(position < both.model.size());
+    mean += both.model[position];
+  }
+  mean /= static_cast<double>(positions.size());
   for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
-    const Tensor got = Read(*both.cache, side), want = Rows(both.model, 0);
-    for (size_t i = 0; i < got.data.size(); ++i) Must(std::abs(got.data[i] - want.data[i]) <= 0.3);
+    const Tensor got = Read(*both.cache, side);
+    for (size_t i = 0; i < got.data.size(); ++i) {
+      Must(std::abs(got.data[i] - both.model[positions[i / 32]]) <= 0.3);
+    }
   }
   const Tensor out = Attend(*both.cache, 0, Tensor(1, 2, 32));  // a query of zeros: the mean of the values
-  double mean = 0;
-  for (const float x : both.model) mean += x;
-  mean /= static_cast<double>(both.model.size());
   Must(std::abs(out.data[5] - mean) <= 0.3);
+}
+
+// As a host does after each append, so that policies have scores.
+void Observe(Cache& cache, size_t tokens) {
+  if (cache.layer(0).selected() == nullptr) return;
+  const auto queries = static_cast<uint32_t>(std::min<size_t>(tokens, 3));
+  const std::vector<float> q = ToF32(NoiseTensor(tokens, queries, 2, 32));
+  std::vector<float> out(q.size());
+  AttendOptions options;
+  options.q_dtype = options.out_dtype = ops::kF32;
+  options.queries = queries;
+  kvg::test::Must(cache.AttendObserve(0, q.data(), q.size() * 4, out.data(), out.size() * 4, options));
 }
 
 }  // namespace
 
 void FuzzOne(const uint8_t* data, size_t size) {
   if (size < 2) return;
-  const char* plan = kPlans[data[0] % std::size(kPlans)];
+  const char* plan = kPlans[data[0] < 16 ? data[0] % kOldPlans : data[0] % std::size(kPlans)];
   std::vector<Both> caches;
   caches.push_back({MakeCache(kShape, plan), {}});
   const auto runtime = caches[0].cache->shared_runtime();
@@ -67,7 +94,9 @@ void FuzzOne(const uint8_t* data, size_t size) {
           both.model.push_back(static_cast<float>((first + i * 7 + amount) % 17) / 4 - 2);
         }
         tokens += count;
-        if (count > 0) Append(*both.cache, 0, Rows(both.model, first), Rows(both.model, first));
+        if (count == 0) break;
+        Append(*both.cache, 0, Rows(both.model, first), Rows(both.model, first));
+        Observe(*both.cache, count);
         break;
       }
       case 3: {
@@ -84,8 +113,9 @@ void FuzzOne(const uint8_t* data, size_t size) {
         if (caches.size() > 1) std::swap(both, caches.back()), caches.pop_back();
         break;
       case 6: {  // saved, and restored in its place
-        auto back = Loaded(Saved(*both.cache), *both.cache);
-        Must(Content(*back) == Content(*both.cache));
+        const Bytes bytes = Saved(*both.cache);
+        auto back = Loaded(bytes, *both.cache);
+        Must(Saved(*back) == bytes && Content(*back) == Content(*both.cache));
         both.cache = std::move(back);
         break;
       }

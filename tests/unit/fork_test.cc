@@ -59,7 +59,7 @@ TEST_P(EveryRecipe, AThousandForksCostTheirOwnTokens) {
   CountingAllocator allocator;
   const auto runtime = MakeRuntime(0, 0, &allocator);
   const auto cache = MakeCache(kShape, GetParam(), runtime);
-  AppendNoise(*cache, 1, 6000);
+  AppendNoise(*cache, 1, 32768);
   const uint64_t alone = runtime->memory().held();
   std::vector<std::unique_ptr<Cache>> forks;
   uint64_t own = 0;

@@ -656,8 +656,8 @@ KVG_API kvg_status kvg_prefix_create(kvg_runtime *runtime, uint64_t budget,
 KVG_API void kvg_prefix_destroy(kvg_prefix *prefix);
 
 /**
- * Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the
- * budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache
+ * Stores a fork of `cache` under the tokens that it holds, in place of one of the same plan and tokens.
+ * If the budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache
  * does not fit by itself.
  * Cost: O(segments + tokens).
  * @param tokens    ids of all tokens in every layer of the cache
@@ -668,7 +668,7 @@ KVG_API kvg_status kvg_prefix_insert(kvg_prefix *prefix, const uint32_t *tokens,
 /**
  * Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it
  * that holds just that beginning, cut to the nearest length below where an exact cut is possible.
- * Cost: O(tokens * log(entries)).
+ * Cost: O(tokens), however many caches are stored.
  * @param plan          only caches of this plan are considered
  * @param[out] matched  tokens that the fork holds; 0 if nothing was found
  * @param[out] out      the fork, or NULL. Destroy with kvg_cache_destroy.

@@ -256,8 +256,8 @@ functions! {
     /// Ends the store and the caches in it, not those that it gave away.
     fn kvg_prefix_destroy(prefix: *mut kvg_prefix);
 
-    /// Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the
-    /// budget does not suffice, those that were not used for longest make room; [`KVG_E_LIMIT`](crate::KVG_E_LIMIT) if the cache
+    /// Stores a fork of `cache` under the tokens that it holds, in place of one of the same plan and tokens.
+    /// If the budget does not suffice, those that were not used for longest make room; [`KVG_E_LIMIT`](crate::KVG_E_LIMIT) if the cache
     /// does not fit by itself.
     /// Cost: O(segments + tokens).
     ///
@@ -266,7 +266,7 @@ functions! {
 
     /// Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it
     /// that holds just that beginning, cut to the nearest length below where an exact cut is possible.
-    /// Cost: O(tokens \* log(entries)).
+    /// Cost: O(tokens), however many caches are stored.
     ///
     /// * `plan`: only caches of this plan are considered
     /// * `matched`: tokens that the fork holds; 0 if nothing was found

@@ -53,8 +53,8 @@ public final class KvgPrefix implements AutoCloseable {
    *
    * <p>From kvgear.h, kvg_prefix_insert:
    * <pre>
-   * Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the
-   * budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache
+   * Stores a fork of `cache` under the tokens that it holds, in place of one of the same plan and tokens.
+   * If the budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache
    * does not fit by itself.
    * Cost: O(segments + tokens).
    * tokens: ids of all tokens in every layer of the cache
@@ -80,7 +80,7 @@ public final class KvgPrefix implements AutoCloseable {
    * <pre>
    * Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it
    * that holds just that beginning, cut to the nearest length below where an exact cut is possible.
-   * Cost: O(tokens * log(entries)).
+   * Cost: O(tokens), however many caches are stored.
    * plan: only caches of this plan are considered
    * matched: tokens that the fork holds; 0 if nothing was found
    * out: the fork, or NULL. Destroy with kvg_cache_destroy.

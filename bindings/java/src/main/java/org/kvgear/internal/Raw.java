@@ -381,8 +381,8 @@ public final class Raw implements RawConstants {
   }
 
   /**
-   * Stores a fork of `cache` under the tokens that it holds, in place of one of the same tokens. If the<br>
-   * budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache<br>
+   * Stores a fork of `cache` under the tokens that it holds, in place of one of the same plan and tokens.<br>
+   * If the budget does not suffice, those that were not used for longest make room; KVG_E_LIMIT if the cache<br>
    * does not fit by itself.<br>
    * Cost: O(segments + tokens).<br>
    * @param tokens    ids of all tokens in every layer of the cache
@@ -392,7 +392,7 @@ public final class Raw implements RawConstants {
   /**
    * Finds the stored cache with the longest common beginning with these tokens, and gives a fork of it<br>
    * that holds just that beginning, cut to the nearest length below where an exact cut is possible.<br>
-   * Cost: O(tokens * log(entries)).<br>
+   * Cost: O(tokens), however many caches are stored.<br>
    * @param plan          only caches of this plan are considered<br>
    * @param matched  tokens that the fork holds; 0 if nothing was found<br>
    * @param out      the fork, or NULL. Destroy with kvg_cache_destroy.
