@@ -52,6 +52,11 @@ start "$@" --max-caches 1 --max-tokens 64 --memory-budget 4000000
 "$work/loadtest" -url "$url" -limits
 stop
 
+step 'slow clients'
+start "$@" --client-timeout 2
+"$work/loadtest" -url "$url" -slow 2
+stop
+
 step "answers over HTTP, ${KVGEAR_LOAD:-10000} requests"
 start "$@"
 "$work/loadtest" -url "$url" -surface -demo "$demo" -model "$model" -requests "${KVGEAR_LOAD:-10000}" -conversations 64 -pid "$server"

@@ -117,8 +117,8 @@ func (c *Cache) SaveBytes(o SaveOptions) ([]byte, error) {
 }
 
 // SaveTo saves the cache, or a range of it, through a writer. An error or a panic of the writer ends the save: the error
-// returned matches ErrIO, and has it as its Cause. The writer must not use a method that changes the cache, which would
-// wait for the save to end.
+// returned matches ErrIO, and has it as its Cause. The writer must not use the cache: a method that changes it
+// would wait for the save to end, and so would one that reads it behind such a method.
 //
 // From kvgear.h, kvg_cache_save_stream:
 //
