@@ -77,14 +77,26 @@ pub(crate) fn c_text(text: &str, name: &str) -> Result<CString> {
     })
 }
 
-/// A struct of the C interface with its defaults, from its `_init` function. Zeroes are a valid value of
-/// each of these structs: they hold numbers and pointers only.
+/// A struct of the C interface, which begins with its size, with the defaults of its `_init` function.
+///
+/// A newer library knows more fields than this crate and sets them all, behind the end of what the crate
+/// knows. So there is room for them, they are dropped, and the size is that of the crate's struct again,
+/// which the library then takes as that of an older header. Zeroes are a valid value of each of these
+/// structs: they hold numbers and pointers only.
 #[inline]
 pub(crate) fn init<T: Copy>(f: impl FnOnce(*mut T)) -> T {
-    let mut value = MaybeUninit::<T>::zeroed();
-    f(value.as_mut_ptr());
-    // SAFETY: see above.
-    unsafe { value.assume_init() }
+    #[repr(C)]
+    struct Room<T> {
+        value: T,
+        more: [u64; 64],
+    }
+    let mut room = MaybeUninit::<Room<T>>::zeroed();
+    f(room.as_mut_ptr().cast());
+    // SAFETY: see above; the first field is the size.
+    unsafe {
+        room.as_mut_ptr().cast::<u32>().write(std::mem::size_of::<T>() as u32);
+        room.assume_init().value
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +115,16 @@ mod tests {
         // SAFETY: the pointer comes from `call`.
         unsafe { error.write(value) };
         status
+    }
+
+    #[test]
+    fn structs_of_a_newer_library_are_cut() {
+        const SIZE: usize = std::mem::size_of::<sys::kvg_shape>();
+        let shape = init(|p: *mut sys::kvg_shape| unsafe {
+            p.cast::<u8>().write_bytes(7, SIZE + 512); // fields that this crate does not know
+            (*p).layers = 12;
+        });
+        assert_eq!((shape.struct_size as usize, shape.layers), (SIZE, 12));
     }
 
     #[test]
