@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <map>
-#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -16,9 +15,11 @@
 #include "absl/flags/flag.h"
 #include "choose.h"
 #include "compressed_store.h"
+#include "core/model/plan_writer.h"
 #include "evaluate.h"
 #include "exams.h"
 #include "files.h"
+#include "fingerprint.h"
 #include "half.h"
 #include "model.h"
 #include "plot.h"
@@ -37,7 +38,7 @@ ABSL_FLAG(uint64_t, tokens, 0,
           "tune: length of a cache for --bits and --max_memory (0: the longest question)");
 ABSL_FLAG(uint32_t, max_items, 0, "tune: most exams of a kind, and windows of a text (0: all)");
 ABSL_FLAG(uint32_t, threads, 0, "threads that work (0: as many as the machine has)");
-ABSL_FLAG(std::string, out, "", "the plan that was made, as text");
+ABSL_FLAG(std::string, out, "", "the plan file to write");
 ABSL_FLAG(std::string, json, "", "tune: what was measured, as JSON");
 ABSL_FLAG(std::string, plot, "", "tune: picture to FILE.svg and FILE.png");
 
@@ -355,6 +356,17 @@ void Report(demo::Model& model, demo::ThreadPool& pool, const demo::Questions& c
   }
 }
 
+/// A plan file of recipes alone, which every language opens with kvg_plan_load.
+void WritePlan(const std::string& file, const demo::Model& model, const std::string& recipes) {
+  const demo::ModelConfig& c = model.config();
+  kvg::PlanWriter writer({c.layers, c.q_heads, c.kv_heads, c.head_dim});
+  writer.Text("recipes", recipes);
+  writer.Text("fingerprint", demo::Fingerprint(model));
+  if (const absl::Status status = writer.Write(file); !status.ok()) {
+    Refuse(std::string(status.message()), ".");
+  }
+}
+
 }  // namespace
 
 void RunTune() {
@@ -382,9 +394,7 @@ void RunTune() {
                        target, bytes);
   const std::string plan = PlanText(chosen);
   std::printf("for %s:\n%s\n\n", target.words.c_str(), plan.c_str());
-  if (const std::string file = absl::GetFlag(FLAGS_out); !file.empty()) {
-    demo::WriteWholeFile(file, plan + "\n");
-  }
+  if (const std::string file = absl::GetFlag(FLAGS_out); !file.empty()) WritePlan(file, model, plan);
   Report(model, pool, questions.check, choices, chosen, target.tokens);
 }
 
