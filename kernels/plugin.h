@@ -20,8 +20,12 @@
 namespace kvg::ops {
 
 inline constexpr uint32_t kPluginMagic = 0x4B564750u;  // "PGVK" little-endian
-// Of this header and the structs of ops.h together: goes up when either changes shape.
+// Of this header and the structs of ops.h together: goes up when either changes shape. Core takes
+// plugins from kPluginOldest on, as long as functions were only added at the end of Plugin and core
+// does without those that an older plugin lacks (they are nullptr); any other change raises
+// kPluginOldest to kPluginVersion.
 inline constexpr uint32_t kPluginVersion = 1;
+inline constexpr uint32_t kPluginOldest = 1;
 inline constexpr char kPluginSymbol[] = "kvgear_plugin_cuda";
 
 using Failure = const char*;
@@ -92,11 +96,12 @@ struct DeviceCopy {
 enum OpenResult : uint32_t { kOpened = 0, kNoDriver = 1, kNoDevice = 2, kOpenFailed = 3 };
 
 struct Plugin {
-  // These three come first in every version and are looked at before any function is called.
+  // These four come first in every version, as plain numbers: they are read from the file of the
+  // plugin, before it is loaded. A plugin serves libraries of the versions `oldest` to `version`.
   uint32_t magic;
   uint32_t version;
   uint32_t struct_size;
-  uint32_t reserved;
+  uint32_t oldest;
   const char* name;  // such as "CUDA 13.0"
 
   // On anything but kOpened *context is left alone and `why` tells more.
@@ -144,7 +149,11 @@ struct Plugin {
   Failure (*read)(DeviceContext* context, void* stream, const DeviceReadArgs* args);
   uint64_t (*attend_scratch)(DeviceContext* context, const DeviceAttendArgs* args);
   Failure (*attend)(DeviceContext* context, void* stream, const DeviceAttendArgs* args);
+  // End of version 1. New functions go below, and PluginBytes gets a line.
 };
+
+// Bytes of Plugin in a version, kPluginOldest to kPluginVersion.
+constexpr uint32_t PluginBytes(uint32_t) { return sizeof(Plugin); }
 
 }  // namespace kvg::ops
 

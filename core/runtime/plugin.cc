@@ -4,7 +4,10 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -14,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "core/runtime/elf_symbol.h"
 
 namespace kvg {
 namespace {
@@ -33,41 +37,94 @@ std::string OwnFolder() {
 // What dlopen and environment variables say may hold anything.
 std::string Printable(std::string_view text) { return absl::Utf8SafeCEscape(text.substr(0, 200)); }
 
-absl::StatusOr<const ops::Plugin*> Check(const void* symbol, const std::string& file) {
-  const auto& plugin = *static_cast<const ops::Plugin*>(symbol);
-  if (plugin.magic != ops::kPluginMagic) {
+// The numbers that a plugin's table begins with.
+struct Head {
+  uint32_t magic, version, struct_size, oldest;
+};
+static_assert(sizeof(Head) == offsetof(ops::Plugin, name));
+
+// Whether this library can use a plugin of such a head, by what the file says and nothing else.
+absl::Status Check(const Head& head, uint64_t symbol_bytes, const std::string& file) {
+  if (head.magic != ops::kPluginMagic) {
     return BackendError("plugin: ", Printable(file), " is no CUDA plugin of kvgear (its magic number is ",
-                        plugin.magic, "); install the ", kFileName, " that belongs to this library");
+                        head.magic, "); install the ", kFileName, " that belongs to this library");
   }
-  if (plugin.version != ops::kPluginVersion) {
-    return BackendError("plugin: ", Printable(file), " speaks version ", plugin.version,
-                        " of the plugin interface, this library version ", ops::kPluginVersion,
+  if (head.version < ops::kPluginOldest || head.oldest > ops::kPluginVersion ||
+      head.oldest > head.version) {
+    return BackendError("plugin: ", Printable(file), " speaks versions ", head.oldest, " to ",
+                        head.version, " of the plugin interface, this library versions ",
+                        ops::kPluginOldest, " to ", ops::kPluginVersion,
                         "; install the two from one build");
   }
-  if (plugin.struct_size != sizeof(ops::Plugin)) {
-    return BackendError("plugin: the table of ", Printable(file), " has ", plugin.struct_size, " bytes, not ",
-                        sizeof(ops::Plugin), "; install plugin and library from one build");
+  const bool newer = head.version > ops::kPluginVersion;
+  const uint32_t needed = ops::PluginBytes(newer ? ops::kPluginVersion : head.version);
+  if (newer ? head.struct_size < needed : head.struct_size != needed) {
+    return BackendError("plugin: the table of ", Printable(file), " has ", head.struct_size,
+                        " bytes, not ", needed, "; install plugin and library from one build");
   }
-  return &plugin;
+  if (head.struct_size > symbol_bytes) {
+    return BackendError("plugin: the table of ", Printable(file), " has ", symbol_bytes,
+                        " bytes, and says ", head.struct_size,
+                        "; install plugin and library from one build");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Head> Look(const std::string& file) {
+  Head head;
+  const absl::StatusOr<uint64_t> bytes =
+      ReadDataSymbol(file, ops::kPluginSymbol, &head, sizeof(head));
+  if (absl::IsNotFound(bytes.status())) {
+    return BackendError("plugin: ", Printable(file), " does not export ", ops::kPluginSymbol,
+                        " as data; it is no plugin of kvgear");
+  }
+  if (!bytes.ok()) {
+    return BackendError("plugin: ", Printable(file), " ", bytes.status().message(),
+                        "; install the ", kFileName, " that belongs to this library");
+  }
+  if (absl::Status status = Check(head, *bytes, file); !status.ok()) return status;
+  return head;
+}
+
+// The functions of a table of `bytes` bytes that follow its numbers: whether there is one in each place.
+bool IsComplete(const char* table, uint32_t bytes) {
+  using Place = const void*;
+  static_assert((sizeof(ops::Plugin) - sizeof(Head)) % sizeof(Place) == 0);
+  for (uint32_t at = sizeof(Head); at < bytes; at += sizeof(Place)) {
+    Place place;
+    std::memcpy(&place, table + at, sizeof(place));
+    if (place == nullptr) return false;
+  }
+  return true;
 }
 
 absl::StatusOr<const ops::Plugin*> Open(const std::string& file) {
+  const absl::StatusOr<Head> head = Look(file);
+  if (!head.ok()) return head.status();
   // Bound now, so that a plugin with a symbol missing fails here; local, so that its CUDA runtime
-  // meets no other.
+  // meets no other. From here on its constructors have run.
   void* const library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const why = dlerror();
     return BackendError("plugin: ", Printable(file), " could not be loaded: ",
                         Printable(why == nullptr ? "unknown reason" : why));
   }
-  const void* const symbol = dlsym(library, ops::kPluginSymbol);
-  absl::StatusOr<const ops::Plugin*> plugin =
-      symbol == nullptr
-          ? BackendError("plugin: ", Printable(file), " does not export ", ops::kPluginSymbol,
-                         "; it is no plugin of kvgear")
-          : Check(symbol, file);
-  if (!plugin.ok()) dlclose(library);  // nothing of it was called
-  return plugin;
+  // The same table as in the file: not of a library that it brings along, and not of a file that
+  // has taken its place.
+  const auto* const table = static_cast<const char*>(dlsym(library, ops::kPluginSymbol));
+  if (table == nullptr || std::memcmp(table, &*head, sizeof(Head)) != 0) {
+    dlclose(library);
+    return BackendError("plugin: ", Printable(file), " was changed while it was loaded; try again");
+  }
+  static ops::Plugin plugin;  // what an older one lacks stays nullptr
+  const uint32_t bytes = std::min<uint32_t>(head->struct_size, sizeof(plugin));
+  if (!IsComplete(table, bytes)) {
+    dlclose(library);
+    return BackendError("plugin: the table of ", Printable(file),
+                        " lacks functions; install plugin and library from one build");
+  }
+  std::memcpy(&plugin, table, bytes);
+  return &plugin;
 }
 
 absl::StatusOr<const ops::Plugin*> Search() {
@@ -89,6 +146,8 @@ absl::StatusOr<const ops::Plugin*> Search() {
 }
 
 }  // namespace
+
+absl::Status CheckCudaPlugin(const std::string& file) { return Look(file).status(); }
 
 absl::StatusOr<const ops::Plugin*> LoadCudaPlugin() {
   static std::mutex mutex;

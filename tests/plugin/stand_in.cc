@@ -2,7 +2,8 @@
 // with a device, tested on machines without one.
 //
 // Work is done when it is queued. KVGEAR_STAND_IN_FAIL=N lets the N-th operation that can fail and
-// all later ones fail, as a real device does after its first error.
+// all later ones fail, as a real device does after its first error. What it says of itself is the build's:
+// most of what is built of this file lies.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -126,7 +127,7 @@ Failure Read(DeviceContext* context, void*, const DeviceReadArgs* args) {
   ReferenceTable().read(&read);
   return Count(context);
 }
-Failure Attend(DeviceContext* context, void*, const DeviceAttendArgs* args) {
+[[maybe_unused]] Failure Attend(DeviceContext* context, void*, const DeviceAttendArgs* args) {
   for (uint64_t i = 0; i < args->count; ++i) {
     const Pieces k(args->items[i].k), v(args->items[i].v);
     AttendItem item{};
@@ -161,12 +162,20 @@ Failure Attend(DeviceContext* context, void*, const DeviceAttendArgs* args) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const Plugin kvgear_plugin_cuda;
-const Plugin kvgear_plugin_cuda = {
+// As a later version would have it, with a function that this one does not know.
+struct LongPlugin {
+  Plugin plugin;
+#ifdef KVG_TEST_LONGER
+  void (*more)();
+#endif
+};
+
+extern "C" __attribute__((visibility("default"))) const LongPlugin kvgear_plugin_cuda;
+constinit const LongPlugin kvgear_plugin_cuda = {{
     .magic = KVG_TEST_MAGIC,
     .version = KVG_TEST_VERSION,
     .struct_size = KVG_TEST_SIZE,
-    .reserved = 0,
+    .oldest = KVG_TEST_OLDEST,
     .name = "stand-in",
     .open = Open,
     .close = [](DeviceContext* context) { delete context; },
@@ -195,5 +204,16 @@ const Plugin kvgear_plugin_cuda = {
     .seal = Seal,
     .read = Read,
     .attend_scratch = [](DeviceContext*, const DeviceAttendArgs*) -> uint64_t { return 64; },
+#ifdef KVG_TEST_NO_ATTEND
+    .attend = nullptr,
+#else
     .attend = Attend,
+#endif
+}
+#ifdef KVG_TEST_LONGER
+, [] {}
+#endif
 };
+
+// Tells the tests which plugins they let run.
+__attribute__((constructor)) void Ran() { setenv("KVGEAR_STAND_IN_RAN", "1", 1); }

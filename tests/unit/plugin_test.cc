@@ -5,8 +5,18 @@
 // child process.
 #include "core/runtime/plugin.h"
 
+#include <link.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/runtime/page_pool.h"
@@ -36,24 +46,142 @@ std::string Outcome(const std::string& path, uint32_t device_id = 0) {
   return std::string(runtime.status().message());
 }
 
+// Whether a constructor of any stand-in has run in this process.
+bool CodeRan() { return std::getenv("KVGEAR_STAND_IN_RAN") != nullptr; }
+
 TEST(Plugin, WhatIsMissingIsSaid) {
   EXPECT_THAT(Outcome("/nowhere:/nowhere/else"),
               AllOf(HasSubstr("missing plugin"), HasSubstr("/nowhere:/nowhere/else"),
                     HasSubstr("KVGEAR_PLUGIN_PATH")));
-  EXPECT_THAT(Outcome(Folder("text")), AllOf(HasSubstr("missing plugin"), HasSubstr("loaded")));
-  EXPECT_THAT(Outcome(Folder("nothing")),
-              AllOf(HasSubstr("missing plugin"), HasSubstr("kvgear_plugin_cuda")));
+  EXPECT_THAT(Outcome(Folder("text")), AllOf(HasSubstr("missing plugin"), HasSubstr("is no shared library")));
+  for (const char* name : {"nothing", "function", "short"}) {
+    EXPECT_THAT(Outcome(Folder(name)), AllOf(HasSubstr("missing plugin"), HasSubstr("kvgear_plugin_cuda")))
+        << name;
+  }
+  EXPECT_THAT(Outcome(Folder("zeroes")), HasSubstr("does not hold what it exports"));
 }
 
-TEST(Plugin, OneThatLiesAboutItselfIsRefused) {
-  EXPECT_THAT(Outcome(Folder("magic")), AllOf(HasSubstr("missing plugin"), HasSubstr("magic")));
-  EXPECT_THAT(Outcome(Folder("version")),
-              AllOf(HasSubstr("missing plugin"),
-                    HasSubstr("version " + std::to_string(ops::kPluginVersion + 1))));
-  EXPECT_THAT(Outcome(Folder("size")),
-              AllOf(HasSubstr("missing plugin"), HasSubstr(std::to_string(sizeof(ops::Plugin)))));
+TEST(Plugin, OneThatLiesAboutItselfIsRefusedBeforeItsCodeRuns) {
+  const std::string own = std::to_string(ops::kPluginVersion), next = std::to_string(ops::kPluginVersion + 1);
+  const std::string size = std::to_string(sizeof(ops::Plugin));
+  const struct {
+    const char* folder;
+    std::string words;
+  } lies[] = {
+      {"magic", "magic"},
+      {"version", "speaks versions " + next + " to " + next},
+      {"earlier", "speaks versions 0 to 0"},
+      {"backwards", "speaks versions " + own + " to 0"},
+      {"size", "bytes, not " + size},
+      {"longer", "bytes, not " + size},
+      {"later_size", "bytes, not " + size},
+      {"beyond", "has " + size + " bytes, and says " + std::to_string(sizeof(ops::Plugin) + 8)},
+  };
+  for (const auto& lie : lies) {
+    EXPECT_THAT(Outcome(Folder(lie.folder)), AllOf(HasSubstr("missing plugin"), HasSubstr(lie.words)))
+        << lie.folder;
+  }
   // The first file found counts; none behind it is tried.
   EXPECT_THAT(Outcome(Folder("magic") + ":" + Folder("stand_in")), HasSubstr("magic"));
+  EXPECT_FALSE(CodeRan());
+}
+
+TEST(Plugin, OneWithAFunctionMissingIsRefused) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(
+      {
+        bool good = Outcome(Folder("hole")).find("lacks functions") != std::string::npos;
+        good &= CodeRan();  // the mark that other tests look for is made
+        good &= Outcome(Folder("stand_in")).empty();  // and nothing of it stayed
+        std::exit(good ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST(Plugin, LaterOnesThatServeThisLibraryAndOldHashTablesAreTaken) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(std::exit(Outcome(Folder("later")).empty() && CodeRan() ? 0 : 1), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(std::exit(Outcome(Folder("old_hash")).empty() ? 0 : 1), testing::ExitedWithCode(0), "");
+}
+
+class PluginFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::ifstream in(Folder("stand_in") + "/libkvgear_cuda.so", std::ios::binary);
+    bytes_.assign(std::istreambuf_iterator<char>(in), {});
+    ASSERT_GT(bytes_.size(), 4096u);
+  }
+  void TearDown() override { std::remove(name_.c_str()); }
+  absl::Status Check(const std::string& bytes) const {
+    std::ofstream(name_, std::ios::binary | std::ios::trunc) << bytes;
+    return CheckCudaPlugin(name_);
+  }
+  std::string bytes_;
+  const std::string name_ = testing::TempDir() + "kvgear_plugin_" + std::to_string(getpid()) + ".so";
+};
+
+TEST_F(PluginFile, ThatIsCutIsRefused) {
+  ASSERT_TRUE(Check(bytes_).ok()) << Check(bytes_);
+  // The end of what is mapped; behind it lie only tables that nobody needs to run the library.
+  size_t mapped = 0;
+  ElfW(Ehdr) header;
+  std::memcpy(&header, bytes_.data(), sizeof(header));
+  for (size_t i = 0; i < header.e_phnum; ++i) {
+    ElfW(Phdr) segment;
+    std::memcpy(&segment, &bytes_[header.e_phoff + i * sizeof(segment)], sizeof(segment));
+    if (segment.p_type == PT_LOAD) mapped = std::max<size_t>(mapped, segment.p_offset + segment.p_filesz);
+  }
+  EXPECT_TRUE(Check(bytes_.substr(0, mapped)).ok());
+  for (size_t size = 0; size < mapped; size += 1 + size / 20) {
+    EXPECT_FALSE(Check(bytes_.substr(0, size)).ok()) << size;
+  }
+  EXPECT_FALSE(Check(bytes_.substr(0, mapped - 1)).ok());
+}
+
+// A file with any bytes in its tables is taken or refused, and that soon.
+TEST_F(PluginFile, OfAnyContentIsNoHarm) {
+  ElfW(Ehdr) header;
+  std::memcpy(&header, bytes_.data(), sizeof(header));
+  std::vector<std::pair<size_t, size_t>> places = {{0, sizeof(header)},
+                                                   {header.e_phoff, header.e_phnum * sizeof(ElfW(Phdr))}};
+  for (size_t i = 0; i < header.e_shnum; ++i) {
+    ElfW(Shdr) section;
+    std::memcpy(&section, &bytes_[header.e_shoff + i * sizeof(section)], sizeof(section));
+    if (section.sh_type == SHT_DYNAMIC || section.sh_type == SHT_GNU_HASH || section.sh_type == SHT_DYNSYM) {
+      places.emplace_back(section.sh_offset, section.sh_size);
+    }
+  }
+  ASSERT_GE(places.size(), 5u);
+  ASSERT_TRUE(Check(bytes_).ok());
+  std::fstream file(name_, std::ios::binary | std::ios::in | std::ios::out);
+  const auto put = [&file](size_t at, char byte) {
+    file.seekp(static_cast<std::streamoff>(at));
+    file.put(byte);
+  };
+  Random random(7);
+  size_t refused = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<size_t> changed;
+    for (uint64_t n = 1 + random.Next() % 3; n > 0; --n) {
+      const auto& [at, size] = places[random.Next() % places.size()];
+      changed.push_back(at + random.Next() % size);
+      put(changed.back(), static_cast<char>(random.Next() % 3 == 0 ? 0xFF : random.Next()));
+    }
+    file.flush();
+    refused += !CheckCudaPlugin(name_).ok();
+    for (const size_t at : changed) put(at, bytes_[at]);
+  }
+  file.flush();
+  EXPECT_TRUE(CheckCudaPlugin(name_).ok());
+  EXPECT_GT(refused, 200u);
+  EXPECT_FALSE(CodeRan());
+}
+
+TEST_F(PluginFile, ThatIsNoFileIsRefusedAtOnce) {
+  EXPECT_FALSE(CheckCudaPlugin(name_).ok());
+  EXPECT_FALSE(CheckCudaPlugin(testing::TempDir()).ok());
+  ASSERT_EQ(mkfifo(name_.c_str(), 0600), 0);
+  EXPECT_FALSE(CheckCudaPlugin(name_).ok());
 }
 
 TEST(Plugin, IsLoadedOnceAndSaysWhatElseIsMissing) {
