@@ -50,14 +50,14 @@ kvg_status kvg_prefix_find(kvg_prefix* prefix, const kvg_plan* plan, const uint3
     KVG_RETURN_IF_ERROR(CheckHandle(prefix));
     KVG_RETURN_IF_ERROR(CheckHandle(plan));
     if (tokens_count > 0) KVG_RETURN_IF_ERROR(CheckPointer(tokens, "tokens"));
-    absl::StatusOr<kvg::PrefixStore::Match> match =
-        prefix->store->Find(absl::MakeConstSpan(tokens, tokens_count), plan->plan);
-    KVG_RETURN_IF_ERROR(match.status());
     kvg_cache* found = nullptr;
-    if (match->cache != nullptr) {
-      std::shared_ptr<kvg::Runtime> runtime = match->cache->shared_runtime();
-      found = NewHandle(std::move(runtime), std::move(match->cache));
-    }
+    const absl::StatusOr<kvg::PrefixStore::Match> match =
+        prefix->store->Find(absl::MakeConstSpan(tokens, tokens_count), plan->plan,
+                            [&found](std::unique_ptr<kvg::Cache>& fork) {
+                              std::shared_ptr<kvg::Runtime> runtime = fork->shared_runtime();
+                              found = NewHandle(std::move(runtime), std::move(fork));
+                            });
+    KVG_RETURN_IF_ERROR(match.status());
     *matched = match->tokens;
     *out = found;
     return absl::OkStatus();

@@ -164,7 +164,8 @@ const PrefixStore::Cut* PrefixStore::FindCut(absl::Span<const uint32_t> tokens, 
 }
 
 absl::StatusOr<PrefixStore::Match> PrefixStore::Find(absl::Span<const uint32_t> tokens,
-                                                     const std::shared_ptr<const Plan>& plan) {
+                                                     const std::shared_ptr<const Plan>& plan,
+                                                     Take take) {
   std::vector<uint64_t> hashes;  // of each beginning
   hashes.reserve(tokens.size());
   uint64_t hash = StartOf(plan.get());
@@ -185,6 +186,7 @@ absl::StatusOr<PrefixStore::Match> PrefixStore::Find(absl::Span<const uint32_t> 
   KVG_RETURN_IF_ERROR((*fork)->Truncate(kAllLayers, best->tokens));
   match.tokens = best->tokens;
   match.cache = *std::move(fork);
+  take(match.cache);
   entries_.splice(entries_.begin(), entries_, entry.place);
   ++stats_.hits;
   return match;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "core/base/status.h"
 #include "core/cache/cache.h"
@@ -44,8 +45,12 @@ class PrefixStore {
   };
   // The longest beginning of `tokens` to which anything stored for the same plan can be cut. Takes time
   // that grows with the tokens, not with what is stored.
+  // `take` gets the fork, if there is one, before the call counts as a hit: what it throws leaves the
+  // store as it was.
+  using Take = absl::FunctionRef<void(std::unique_ptr<Cache>& fork)>;
   absl::StatusOr<Match> Find(absl::Span<const uint32_t> tokens,
-                             const std::shared_ptr<const Plan>& plan);
+                             const std::shared_ptr<const Plan>& plan,
+                             Take take = [](std::unique_ptr<Cache>&) {});
   void Clear() noexcept;
   PrefixStats GetStats() const;
 

@@ -208,12 +208,26 @@ static void picture_add(kvt_picture *picture, const void *bytes, size_t size) {
   picture->size += size;
 }
 
+/* Whether slots are in the order of tokens, all of them there, for all that the first head tells. */
+static int is_plain(const kvg_cache *cache, uint32_t layer, uint64_t length, uint64_t slots) {
+  uint64_t *positions, i;
+  if (slots < length) return 0;
+  positions = (uint64_t *)kvt_malloc((size_t)slots * sizeof(uint64_t));
+  CHECK(KVG(cache_positions)(cache, layer, 0, positions, (size_t)slots, NULL, NULL) == KVG_OK);
+  for (i = 0; i < slots && positions[i] == i; i++) continue;
+  free(positions);
+  return i == slots;
+}
+
+/* Of a layer that holds `slots` of `length` tokens. */
 static void picture_add_layer(kvt_picture *picture, const kvt_rig *rig, const kvg_cache *cache,
-                              uint32_t layer, uint64_t length) {
-  const uint32_t queries = length < 3 ? (uint32_t)length : 3;
+                              uint32_t layer, uint64_t length, uint64_t slots) {
+  const int plain = is_plain(cache, layer, length, slots);
+  /* Several causal queries may ask for what a policy dropped or reordered. */
+  const uint32_t queries = !plain ? 1 : length < 3 ? (uint32_t)length : 3;
   const size_t row = (size_t)rig->q_heads * rig->head_dim;
   const size_t q_bytes = queries * row * sizeof(float);
-  const size_t side_bytes = kvt_elements(rig, length) * sizeof(float);
+  const size_t side_bytes = kvt_elements(rig, slots) * sizeof(float);
   float *q = (float *)kvt_malloc(q_bytes);
   float *out = (float *)kvt_malloc(q_bytes);
   void *rows = kvt_malloc(side_bytes);
@@ -229,9 +243,19 @@ static void picture_add_layer(kvt_picture *picture, const kvt_rig *rig, const kv
   CHECK(KVG(cache_attend)(cache, layer, q, q_bytes, out, q_bytes, &desc, NULL) == KVG_OK);
   picture_add(picture, out, q_bytes);
   for (side = KVG_SIDE_K; side <= KVG_SIDE_V; side++) {
-    CHECK(KVG(cache_read)(cache, layer, side, 0, length, KVG_F32, rows, side_bytes, NULL) ==
+    CHECK(KVG(cache_read)(cache, layer, side, 0, slots, KVG_F32, rows, side_bytes, NULL) ==
           KVG_OK);
     picture_add(picture, rows, side_bytes);
+  }
+  if (!plain) {
+    uint64_t *positions = (uint64_t *)kvt_malloc((size_t)slots * sizeof(uint64_t));
+    uint32_t head;
+    for (head = 0; head < rig->kv_heads; head++) {
+      CHECK(KVG(cache_positions)(cache, layer, head, positions, (size_t)slots, NULL, NULL) ==
+            KVG_OK);
+      picture_add(picture, positions, (size_t)slots * sizeof(uint64_t));
+    }
+    free(positions);
   }
   free(q);
   free(out);
@@ -246,8 +270,10 @@ void kvt_picture_take(kvt_picture *picture, const kvt_rig *rig, const kvg_cache 
   picture->size = 0;
   for (layer = 0; layer < rig->layers; layer++) {
     const uint64_t length = kvt_length(cache, layer);
+    uint64_t slots = 0;
+    CHECK(KVG(cache_held)(cache, layer, &slots, NULL) == KVG_OK);
     picture_add(picture, &length, sizeof(length));
-    if (length > 0) picture_add_layer(picture, rig, cache, layer, length);
+    if (length > 0) picture_add_layer(picture, rig, cache, layer, length, slots);
   }
   if (with_stats) {
     KVG(stats_init)(&stats);

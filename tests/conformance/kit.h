@@ -74,7 +74,8 @@ uint64_t kvt_length(const kvg_cache *cache, uint32_t layer);
 
 /* --------------------------------------------------------- state of a cache */
 
-/* Lengths, stats, attention and decompressed rows of all layers, to the bit. */
+/* Lengths, stats, attention, decompressed rows and (where a policy dropped some) their positions, of all
+ * layers, to the bit. */
 typedef struct kvt_picture {
   unsigned char *bytes;
   size_t size;

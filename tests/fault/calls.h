@@ -1,5 +1,5 @@
-/* Every call of the C ABI that may need memory, made again and again while the Nth request for
- * memory is refused, for every N: each failure must leave everything as it was. */
+/* Every call of the C ABI, made again and again while the Nth request for memory is refused, for every
+ * N, once and from then on: each failure must leave everything as it was, and still usable. */
 #ifndef KVGEAR_TESTS_FAULT_CALLS_H_
 #define KVGEAR_TESTS_FAULT_CALLS_H_
 
@@ -16,7 +16,7 @@ typedef struct kvt_fault {
 
 /* The calls whose work depends on the recipe, on caches of this one. */
 void kvt_fault_run(const kvt_fault *fault, const char *recipe);
-/* All others. */
+/* All others. At its end every function of the header must have been called while a request was refused. */
 void kvt_fault_run_others(const kvt_fault *fault);
 
 #endif /* KVGEAR_TESTS_FAULT_CALLS_H_ */
