@@ -4,7 +4,38 @@
 #include <stdio.h>
 #include <string.h>
 
-#ifdef KVT_DLOPEN
+#if defined(KVT_TABLE)
+
+const kvg_api *kvt_api;
+static void *library; /* a second reference, to compare with */
+
+int kvt_api_open(const char *path) {
+  int wrong = 0;
+  void *symbol;
+  kvg_error err;
+  kvt_api = kvg_dl_open(path, &err);
+  if (kvt_api == NULL) {
+    fprintf(stderr, "%s\n", err.message);
+    return 1;
+  }
+  library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+#define KVT_COMPARE(ret, name, args)                                                \
+  symbol = dlsym(library, "kvg_" #name);                                            \
+  if (symbol == NULL || memcmp(&kvt_api->name, &symbol, sizeof(symbol)) != 0) {     \
+    fprintf(stderr, "the slot " #name " is not kvg_" #name "\n");                   \
+    wrong = 1;                                                                      \
+  } else {                                                                          \
+    ret(*typed) args = kvt_api->name; /* the compiler compares the types */         \
+    wrong |= typed == NULL;                                                         \
+  }
+  KVT_FUNCTIONS(KVT_COMPARE)
+#undef KVT_COMPARE
+  return wrong;
+}
+
+void kvt_api_close(void) { dlclose(library); }
+
+#elif defined(KVT_DLOPEN)
 #include <dlfcn.h>
 
 kvt_table kvt_api;

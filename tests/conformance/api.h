@@ -1,5 +1,6 @@
 /* How the conformance suite reaches the library: KVG(cache_append)(...) is kvg_cache_append, either
- * linked or, with KVT_DLOPEN, looked up by name in a library that is opened at run time. The table
+ * linked; or with KVT_DLOPEN looked up by name in a library that is opened at run time; or with
+ * KVT_TABLE from the function table of such a library. The list
  * below lists every function once; in the linked program the compiler checks it against the header.
  * C89, and C++ for the programs in tests/fault and tests/thread, which share the kit. */
 #ifndef KVGEAR_TESTS_CONFORMANCE_API_H_
@@ -115,7 +116,11 @@
   X(kvg_status, cache_next_tokens,                                                                 \
     (const kvg_cache *, uint32_t, uint64_t *, size_t, size_t *, kvg_error *))
 
-#ifdef KVT_DLOPEN
+#if defined(KVT_TABLE)
+#include <kvgear/kvgear_dl.h>
+extern const kvg_api *kvt_api;
+#define KVG(name) kvt_api->name
+#elif defined(KVT_DLOPEN)
 typedef struct kvt_table {
 #define KVT_SLOT(ret, name, args) ret(*name) args;
   KVT_FUNCTIONS(KVT_SLOT)

@@ -1,5 +1,5 @@
-/* Runs the conformance suite on the library that it is linked with, or (built with KVT_DLOPEN) on
- * the one whose path is given. Further arguments name the groups to run; without them all run. */
+/* Runs the conformance suite on the library that it is linked with, or (built with KVT_DLOPEN or
+ * KVT_TABLE) on the one whose path is given. Further arguments name the groups to run; without them all run. */
 #include <stdio.h>
 #include <string.h>
 

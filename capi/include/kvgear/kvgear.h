@@ -390,8 +390,8 @@ KVG_API kvg_status kvg_cache_append(kvg_cache *cache, uint32_t layer, const void
 /** What kvg_cache_attend is to compute. Query and output shapes are [queries, q_heads, head_dim]. */
 typedef struct kvg_attend_desc {
   uint32_t struct_size;
-  kvg_dtype q_dtype;
-  kvg_dtype out_dtype;
+  kvg_dtype q_dtype;       /**< of the queries */
+  kvg_dtype out_dtype;     /**< of the result */
   uint32_t queries;        /**< 1 or more; query i belongs to the token at length - queries + i */
   uint32_t non_causal;     /**< 0: a query sees its own token and older ones; 1: it sees all */
   float scale;             /**< factor on q . k; 0 = 1 / sqrt(head_dim) */
@@ -535,7 +535,7 @@ KVG_API kvg_status kvg_cache_stats(const kvg_cache *cache, uint32_t layer, kvg_s
 /** What is to be saved. */
 typedef struct kvg_save_desc {
   uint32_t struct_size;
-  uint32_t first_layer;
+  uint32_t first_layer;     /**< counts from 0 */
   uint32_t layers;          /**< 0 = all from first_layer on */
   uint32_t no_sync;         /**< files: 1 = do not wait until the disk has it; a loss of power may cost it */
   uint64_t first_token;     /**< where an exact cut is possible, see kvg_cache_truncate; 0 for layers that

@@ -108,8 +108,8 @@ type KvgAppendDesc struct {
 // What kvg_cache_attend is to compute. Query and output shapes are [queries, q_heads, head_dim].
 type KvgAttendDesc struct {
 	StructSize     uint32
-	QDtype         uint32
-	OutDtype       uint32
+	QDtype         uint32  // of the queries
+	OutDtype       uint32  // of the result
 	Queries        uint32  // 1 or more; query i belongs to the token at length - queries + i
 	NonCausal      uint32  // 0: a query sees its own token and older ones; 1: it sees all
 	Scale          float32 // factor on q . k; 0 = 1 / sqrt(head_dim)
@@ -162,7 +162,7 @@ type KvgStats struct {
 // What is to be saved.
 type KvgSaveDesc struct {
 	StructSize       uint32
-	FirstLayer       uint32
+	FirstLayer       uint32  // counts from 0
 	Layers           uint32  // 0 = all from first_layer on
 	NoSync           uint32  // files: 1 = do not wait until the disk has it; a loss of power may cost it
 	FirstToken       uint64  // where an exact cut is possible, see kvg_cache_truncate; 0 for layers that select tokens, which are saved whole

@@ -192,7 +192,9 @@ pub struct kvg_append_desc {
 #[derive(Clone, Copy, Debug)]
 pub struct kvg_attend_desc {
     pub struct_size: u32,
+    /// of the queries
     pub q_dtype: kvg_dtype,
+    /// of the result
     pub out_dtype: kvg_dtype,
     /// 1 or more; query i belongs to the token at length - queries + i
     pub queries: u32,
@@ -283,6 +285,7 @@ pub struct kvg_stats {
 #[derive(Clone, Copy, Debug)]
 pub struct kvg_save_desc {
     pub struct_size: u32,
+    /// counts from 0
     pub first_layer: u32,
     /// 0 = all from first_layer on
     pub layers: u32,

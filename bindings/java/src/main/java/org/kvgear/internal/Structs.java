@@ -87,8 +87,8 @@ public final class Structs {
     /** Bytes of the struct. */
     public static final int SIZE = 80;
     public static final int STRUCT_SIZE = 0;
-    public static final int Q_DTYPE = 4;
-    public static final int OUT_DTYPE = 8;
+    public static final int Q_DTYPE = 4; // of the queries
+    public static final int OUT_DTYPE = 8; // of the result
     public static final int QUERIES = 12; // 1 or more; query i belongs to the token at length - queries + i
     public static final int NON_CAUSAL = 16; // 0: a query sees its own token and older ones; 1: it sees all
     public static final int SCALE = 20; // factor on q . k; 0 = 1 / sqrt(head_dim)
@@ -151,7 +151,7 @@ public final class Structs {
     /** Bytes of the struct. */
     public static final int SIZE = 48;
     public static final int STRUCT_SIZE = 0;
-    public static final int FIRST_LAYER = 4;
+    public static final int FIRST_LAYER = 4; // counts from 0
     public static final int LAYERS = 8; // 0 = all from first_layer on
     public static final int NO_SYNC = 12; // files: 1 = do not wait until the disk has it; a loss of power may cost it
     public static final int FIRST_TOKEN = 16; // where an exact cut is possible, see kvg_cache_truncate; 0 for layers that select tokens, which are saved whole
