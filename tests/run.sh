@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The one test command: sets the machine up, builds, and runs every test.
 #
-#   tests/run.sh           setup, dev, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services, CUDA
+#   tests/run.sh           setup, dev, an older library, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services, CUDA
 #   tests/run.sh --quick   setup and dev only
 #   tests/run.sh --only go,services   these stages, in what is built already
 #
@@ -25,7 +25,7 @@ jobs=$(nproc)
 stages=()
 [ "${KVGEAR_SKIP_SETUP:-0}" = 1 ] || stages+=(setup)
 stages+=(dev-build dev-test)
-[ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check
+[ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check abi-baseline
                         bindings-check go rust java services cuda-build)
 [ -z "$only" ] || IFS=, read -ra stages <<<"$only"
 
@@ -102,6 +102,7 @@ run_stage() {
     asan-ubsan-test) check asan-ubsan ;;
     tsan-build) build tsan --target tests/thread/all ;;  # tests labelled "thread" live in tests/thread
     tsan-test) check tsan "${no_aslr[@]}" ;;
+    abi-baseline) tests/abi/baseline.sh check build/dev ;;
     install-check) tests/install/check.sh build/dev ;;
     bindings-check) with swig go -- bindings/regenerate.sh --check ;;
     go|rust|java) with "$1" -- binding "$1" ;;

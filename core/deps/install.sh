@@ -14,6 +14,8 @@ deps=${KVGEAR_DEPS_DIR:-$root/.deps}
 
 packages=(build-essential cmake ninja-build pkg-config libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev
           dpkg-dev binutils librsvg2-bin python3)
+# Tools of single tests, which say that they are skipped where a tool is missing.
+tools=(abigail-tools)
 
 # Upstream tarballs whose content we have checked: source package, upstream version, sha256 of the .orig tarball.
 known_tarballs='
@@ -49,6 +51,16 @@ else
   as_root apt-get update -qq || say "packages: apt-get update had problems; trying with the lists at hand"
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
     die "apt-get could not install: ${missing[*]}"
+fi
+
+missing=()
+for p in "${tools[@]}"; do
+  [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null || true)" = installed ] || missing+=("$p")
+done
+if [ ${#missing[@]} != 0 ]; then
+  say "tools: installing ${missing[*]}"
+  (as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null) ||
+    say "tools: apt-get could not install ${missing[*]}; the tests that need them are skipped"
 fi
 
 # --- 2. sources ------------------------------------------------------------------------------------------------------

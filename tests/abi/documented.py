@@ -62,6 +62,8 @@ def check(text):
             continue
         group = False  # whether the comment of a field above may hold for this one
         for line in body.splitlines():
+            if re.match(r'\s*/\*\*(?!<)', line):  # a comment in front
+                group = True
             if re.match(r'\s*(/\*|\*|[^;,]*\*/$)', line) and ';' not in line.split('/*')[0]:
                 continue
             field = re.match(r'\s*[\w \*]+?\(?\*?(\w+)(\[\w+\]|\)\([^;]*\))?\s*(= \w+)?[;,]?\s*(/\*\*<.*)?$', line)
