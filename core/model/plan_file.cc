@@ -8,6 +8,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,10 +39,102 @@ std::string ShapeText(const std::vector<uint64_t>& shape) {
   return text + "]";
 }
 
-std::optional<uint64_t> Unsigned(const Json& value) {
-  const auto* const number = value.get_ptr<const Json::number_unsigned_t*>();
-  return number == nullptr ? std::nullopt : std::optional<uint64_t>(*number);
-}
+// What the header says of one tensor, before anything of it is believed.
+struct Entry {
+  std::optional<std::string> dtype;
+  std::optional<std::vector<uint64_t>> shape, offsets;
+};
+
+// The header as it is read, one value after another. Not as a tree of values: destroying one asks for
+// memory, and ends the process when there is none.
+class HeaderReader final : public Json::json_sax_t {
+ public:
+  std::map<std::string, Entry> entries;
+  std::map<std::string, std::string, std::less<>> texts;
+  std::string complaint;  // set when a callback stops the reading, or the text is no JSON
+
+  bool null() override { return Other(); }
+  bool boolean(bool) override { return Other(); }
+  bool number_integer(number_integer_t) override { return Other(); }
+  bool number_float(number_float_t, const string_t&) override { return Other(); }
+  bool binary(binary_t&) override { return Other(); }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (list_ == nullptr || depth_ != 3) return Other();
+    if (list_->size() > kMostDims) return Lacks();
+    list_->push_back(value);
+    return true;
+  }
+  bool string(string_t& value) override {
+    if (depth_ != 2) return Other();
+    if (entry_ == nullptr) {
+      texts[key_] = std::move(value);
+    } else if (key_ == "dtype") {
+      entry_->dtype = std::move(value);
+    }
+    return true;
+  }
+  bool start_object(std::size_t) override {
+    // The header, one entry of it; deeper ones are nobody's business here.
+    if (depth_ >= 2 && !Other()) return false;
+    if (++depth_ == 2) entry_ = name_ == "__metadata__" ? nullptr : &(entries[name_] = Entry());
+    return true;
+  }
+  bool key(string_t& value) override {
+    if (depth_ == 1) name_ = std::move(value);
+    if (depth_ == 2) key_ = std::move(value);
+    return true;
+  }
+  bool end_object() override {
+    --depth_;
+    return true;
+  }
+  bool start_array(std::size_t) override {
+    if (depth_ == 2 && entry_ != nullptr && (key_ == "shape" || key_ == "data_offsets")) {
+      list_ = &(key_ == "shape" ? entry_->shape : entry_->offsets).emplace();
+    } else if (!Other()) {
+      return false;
+    }
+    ++depth_;
+    return true;
+  }
+  bool end_array() override {
+    if (--depth_ == 2) list_ = nullptr;
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const Json::exception&) override {
+    return Complain("its header is no JSON object");
+  }
+
+ private:
+  bool Complain(std::string words) {
+    complaint = std::move(words);
+    return false;
+  }
+  bool Lacks() {
+    return Complain(
+        absl::StrCat("tensor ", Quoted(name_), " lacks a dtype, a shape or data_offsets"));
+  }
+  // A value that is not what its place is for; where nothing is read it may be anything.
+  bool Other() {
+    if (depth_ == 0) return Complain("its header is no JSON object");
+    if (depth_ == 1) return Complain(absl::StrCat("the entry ", Quoted(name_), " is no object"));
+    if (depth_ == 2 && entry_ == nullptr) {
+      return Complain(absl::StrCat("the text ", Quoted(key_), " is no string"));
+    }
+    if (depth_ == 2 && (key_ == "dtype" || key_ == "shape" || key_ == "data_offsets")) {
+      return Lacks();
+    }
+    if (list_ != nullptr) {
+      return Complain(absl::StrCat("tensor ", Quoted(name_), " has an impossible shape"));
+    }
+    return true;
+  }
+
+  uint64_t depth_ = 0;
+  std::string name_, key_;
+  Entry* entry_ = nullptr;                 // of the object at depth 2; nullptr: of the texts
+  std::vector<uint64_t>* list_ = nullptr;  // of the array at depth 3
+};
 
 template <typename T>
 T Load(const unsigned char* at) {
@@ -64,10 +158,12 @@ absl::StatusOr<PlanFile> PlanFile::Open(const char* path) {
   PlanFile plan;
   plan.path_ = path;
   plan.file_.reset(std::fopen(path, "rb"));
+  if (plan.file_ == nullptr && errno == ENOMEM) throw std::bad_alloc();
   struct stat info {};
   if (plan.file_ == nullptr || fstat(fileno(plan.file_.get()), &info) != 0) {
     return IoError("the plan file ", Quoted(path), " cannot be opened: ", std::strerror(errno));
   }
+  std::setvbuf(plan.file_.get(), nullptr, _IONBF, 0);  // what is read here is read whole
   if (!S_ISREG(info.st_mode)) {
     return IoError("the plan file ", Quoted(path), " is no regular file");
   }
@@ -91,43 +187,32 @@ absl::Status PlanFile::ReadHeader(uint64_t size) {
   if (length > 0 && std::fread(text.data(), length, 1, file_.get()) != 1) {
     return IoError("the plan file ", Quoted(path_), " cannot be read");
   }
-  const Json header = Json::parse(text, nullptr, false);
-  if (!header.is_object()) return damaged("its header is no JSON object");
+  HeaderReader header;
+  if (!Json::sax_parse(text, &header)) return damaged(header.complaint);
+  texts_ = std::move(header.texts);
   const uint64_t begin = sizeof(length) + length;
   const uint64_t data = size - begin;
-  for (const auto& [name, entry] : header.items()) {
-    if (!entry.is_object()) return damaged("the entry ", Quoted(name), " is no object");
-    if (name == "__metadata__") {
-      for (const auto& [key, value] : entry.items()) {
-        const auto* const words = value.get_ptr<const std::string*>();
-        if (words == nullptr) return damaged("the text ", Quoted(key), " is no string");
-        texts_[key] = *words;
-      }
-      continue;
+  for (auto& [name, entry] : header.entries) {
+    if (!entry.dtype || !entry.shape || entry.shape->size() > kMostDims || !entry.offsets ||
+        entry.offsets->size() != 2) {
+      return damaged("tensor ", Quoted(name), " lacks a dtype, a shape or data_offsets");
     }
-    Tensor tensor;
-    const auto dtype = entry.find("dtype"), shape = entry.find("shape"),
-               offsets = entry.find("data_offsets");
-    const bool whole = dtype != entry.end() && dtype->is_string() && shape != entry.end() &&
-                       shape->is_array() && shape->size() <= kMostDims && offsets != entry.end() &&
-                       offsets->is_array() && offsets->size() == 2;
-    if (!whole) return damaged("tensor ", Quoted(name), " lacks a dtype, a shape or data_offsets");
-    tensor.dtype = *dtype->get_ptr<const std::string*>();
     uint64_t count = 1;
-    for (const Json& one : *shape) {
-      const std::optional<uint64_t> dim = Unsigned(one);
-      if (!dim || (*dim != 0 && count > std::numeric_limits<uint64_t>::max() / 8 / *dim)) {
+    for (const uint64_t dim : *entry.shape) {
+      if (dim != 0 && count > std::numeric_limits<uint64_t>::max() / 8 / dim) {
         return damaged("tensor ", Quoted(name), " has an impossible shape");
       }
-      count *= *dim;
-      tensor.shape.push_back(*dim);
+      count *= dim;
     }
-    const std::optional<uint64_t> from = Unsigned((*offsets)[0]), to = Unsigned((*offsets)[1]);
-    if (!from || !to || *from > *to || *to > data) {
+    const uint64_t from = (*entry.offsets)[0], to = (*entry.offsets)[1];
+    if (from > to || to > data) {
       return damaged("tensor ", Quoted(name), " reaches beyond the end of the file");
     }
-    tensor.at = begin + *from;
-    tensor.bytes = *to - *from;
+    Tensor tensor;
+    tensor.dtype = *std::move(entry.dtype);
+    tensor.shape = *std::move(entry.shape);
+    tensor.at = begin + from;
+    tensor.bytes = to - from;
     const uint64_t element = ElementBytes(tensor.dtype);
     if (element != 0 && tensor.bytes != count * element) {
       return damaged("tensor ", Quoted(name), " of ", tensor.dtype, " ", ShapeText(tensor.shape),
