@@ -72,6 +72,10 @@ kvg_status kvt_append(const kvt_rig *rig, kvg_cache *cache, uint32_t layer, uint
                       uint64_t tokens, unsigned seed, kvg_error *err);
 uint64_t kvt_length(const kvg_cache *cache, uint32_t layer);
 
+/* Writes a plan file for one layer of four query and two KV heads of 32: of keys the latents are the whole
+ * rows, of values the first 16 coordinates of each head. The file ends `cut` bytes early. */
+void kvt_write_plan(const char *path, size_t cut);
+
 /* --------------------------------------------------------- state of a cache */
 
 /* Lengths, stats, attention, decompressed rows and (where a policy dropped some) their positions, of all

@@ -11,32 +11,7 @@ static const char *const path = "kvgear_conformance_plan_dlopen.safetensors";
 static const char *const path = "kvgear_conformance_plan.safetensors";
 #endif
 
-enum { DIM = 32, RANK = 16, HEADS = 2 };
-
-/* One layer of two KV heads: keys whole, of values the first 16 coordinates of each head. */
-static void write_plan(size_t cut) {
-  static const char header[] =
-      "{\"__metadata__\":{\"kvgear.plan\":\"1\",\"layers\":\"1\",\"q_heads\":\"4\","
-      "\"kv_heads\":\"2\",\"head_dim\":\"32\",\"recipes\":\"palu\",\"fingerprint\":\"these\","
-      "\"rope\":\"none\"},"
-      "\"layers.0.k.latent\":{\"dtype\":\"F32\",\"shape\":[2,1,32,32],\"data_offsets\":[0,8192]},"
-      "\"layers.0.v.latent\":{\"dtype\":\"F32\",\"shape\":[2,1,16,32],\"data_offsets\":[8192,12288]}}";
-  static float k[HEADS * DIM * DIM], v[HEADS * RANK * DIM];
-  const uint64_t length = sizeof(header) - 1;
-  FILE *file = fopen(path, "wb");
-  size_t h, r;
-  for (h = 0; h < HEADS; h++) {
-    for (r = 0; r < DIM; r++) k[(h * DIM + r) * DIM + r] = 1;
-    for (r = 0; r < RANK; r++) v[(h * RANK + r) * DIM + r] = 1;
-  }
-  CHECK(file != NULL);
-  if (file == NULL) return;
-  CHECK(fwrite(&length, sizeof(length), 1, file) == 1);
-  CHECK(fwrite(header, length, 1, file) == 1);
-  CHECK(fwrite(k, sizeof(k), 1, file) == 1);
-  CHECK(fwrite(v, sizeof(v) - cut, 1, file) == 1);
-  CHECK(fclose(file) == 0);
-}
+enum { DIM = 32, RANK = 16, HEADS = 2 }; /* as in kvt_write_plan */
 
 static double furthest(const float *a, const float *b, size_t n) {
   double most = 0;
@@ -139,13 +114,13 @@ static void refusals(void) {
   REFUSED(KVG_E_INVALID, "struct_size", KVG(plan_load)(path, &shape, "", NULL, 0, &plan, &kvt_err));
   REFUSED(KVG_E_IO, "opened",
           KVG(plan_load)("no such file", NULL, "", NULL, 0, &plan, &kvt_err));
-  write_plan(4);
+  kvt_write_plan(path, 4);
   REFUSED(KVG_E_CORRUPT, "beyond the end", KVG(plan_load)(path, NULL, "", NULL, 0, &plan, &kvt_err));
   CHECK(plan == NULL);
 }
 
 void case_plans(void) {
-  write_plan(0);
+  kvt_write_plan(path, 0);
   latents_answer();
   refusals();
   remove(path);

@@ -140,6 +140,20 @@ static kvg_status create_wrong_plan(scene *s) {
   OK(KVG(plan_shape)(s->rig.plan, &shape, &kvt_err));
   return KVG(plan_create)(&shape, "gear-2;0:int9", (kvg_plan **)&s->made, &kvt_err);
 }
+static const char *const plan_file = "kvgear_fault_plan.safetensors";
+static kvg_status load_plan(scene *s) {
+  return KVG(plan_load)(plan_file, NULL, "", "these", 5, (kvg_plan **)&s->made, &kvt_err);
+}
+static kvg_status load_plan_of_another(scene *s) {
+  return KVG(plan_load)(plan_file, NULL, "", "those", 5, (kvg_plan **)&s->made, &kvt_err);
+}
+static kvg_status load_no_plan(scene *s) {
+  return KVG(plan_load)("no/such/file", NULL, "", NULL, 0, (kvg_plan **)&s->made, &kvt_err);
+}
+static kvg_status latent(scene *s) {
+  uint32_t rank, group_heads;
+  return KVG(plan_latent)(s->rig.plan, 0, KVG_SIDE_K, &rank, &group_heads, &kvt_err);
+}
 static char text[256];
 static kvg_status canonical(scene *s) {
   (void)s;
@@ -446,6 +460,10 @@ static const call other_calls[] = {
     {"create a runtime", create_runtime, KVG_OK, 1, end_runtime},
     {"create a wrong runtime", create_wrong_runtime, KVG_E_INVALID, 0, end_runtime},
     {"create a plan", create_plan, KVG_OK, 0, end_plan},
+    {"load a plan", load_plan, KVG_OK, 0, end_plan},
+    {"load a plan of another model", load_plan_of_another, KVG_E_INVALID, 0, end_plan},
+    {"load no plan", load_no_plan, KVG_E_IO, 0, end_plan},
+    {"latents of a plan", latent, KVG_OK, 0, NULL},
     {"create a wrong plan", create_wrong_plan, KVG_E_INVALID, 0, end_plan},
     {"canonical", canonical, KVG_OK, 0, NULL},
     {"canonical of a wrong text", canonical_wrong, KVG_E_INVALID, 0, NULL},
@@ -625,7 +643,9 @@ void kvt_fault_run_others(const kvt_fault *fault) {
 #undef NAME
   };
   int i;
+  kvt_write_plan(plan_file, 0);
   RUN(PLAIN, "kivi-2", other_calls);
+  remove(plan_file);
   RUN(FULL, "gear-2", prefix_calls);
   RUN(SCORED, "h2o,budget=40", select_calls);
   RUN(SCORED, "gear-4,select=h2o,budget=40", select_calls);
