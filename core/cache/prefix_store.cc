@@ -2,6 +2,7 @@
 #include "core/cache/prefix_store.h"
 
 #include <algorithm>
+#include <bit>
 #include <iterator>
 #include <utility>
 
@@ -36,19 +37,27 @@ uint64_t CutOf(const Cache& cache, uint64_t tokens) {
 
 uint64_t PrefixStore::OwnBytes(const Entry& entry) {
   return sizeof(Entry) + entry.tokens.capacity() * sizeof(uint32_t) +
-         entry.cuts.capacity() * (sizeof(Cut) + sizeof(std::pair<uint64_t, Cut*>));
+         entry.cuts.capacity() * (sizeof(Cut) + 2 * sizeof(Cut*));
 }
 
-// Returns what the entry would hold by itself. On bad_alloc only the room of the table has changed.
+// Returns what the entry would hold by itself. On bad_alloc nothing has changed.
 uint64_t PrefixStore::Count(const Entry& entry) {
   std::vector<std::pair<const void*, uint64_t>> all;
   all.emplace_back(&entry, OwnBytes(entry));
   entry.cache->ForEachHeld(
       [&all](const void* identity, uint64_t bytes) { all.emplace_back(identity, bytes); });
-  held_.reserve(held_.size() + all.size());
+  try {
+    for (const auto& [identity, bytes] : all) held_.try_emplace(identity);
+  } catch (...) {
+    for (const auto& [identity, bytes] : all) {
+      const auto held = held_.find(identity);
+      if (held != held_.end() && held->second.holders == 0) held_.erase(held);
+    }
+    throw;
+  }
   uint64_t alone = 0;
   for (const auto& [identity, bytes] : all) {
-    Held& held = held_[identity];
+    Held& held = held_.find(identity)->second;
     alone += bytes;
     if (held.holders++ > 0) continue;
     held.bytes = bytes;
@@ -68,27 +77,33 @@ void PrefixStore::Uncount(const Entry& entry) noexcept {
   entry.cache->ForEachHeld([&drop](const void* identity, uint64_t) { drop(identity); });
 }
 
+// Room for so many cuts. On bad_alloc nothing has changed.
+void PrefixStore::Reserve(size_t cuts) {
+  if (cuts <= index_.size()) return;
+  std::vector<Cut*> larger(std::bit_ceil(cuts));
+  index_.swap(larger);
+  cuts_ = 0;
+  for (Entry& entry : entries_) Link(entry);
+}
+
 // There is room in the index for all cuts of the entry.
 void PrefixStore::Link(Entry& entry) noexcept {
   for (Cut& cut : entry.cuts) {
-    Cut*& first = index_[cut.hash];
+    Cut*& first = index_[cut.hash & (index_.size() - 1)];
+    cut.before = nullptr;
     cut.after = first;
     if (first != nullptr) first->before = &cut;
     first = &cut;
   }
+  cuts_ += entry.cuts.size();
 }
 
 void PrefixStore::Unlink(Entry& entry) noexcept {
   for (Cut& cut : entry.cuts) {
     if (cut.after != nullptr) cut.after->before = cut.before;
-    if (cut.before != nullptr) {
-      cut.before->after = cut.after;
-    } else if (cut.after != nullptr) {
-      index_.find(cut.hash)->second = cut.after;
-    } else {
-      index_.erase(cut.hash);
-    }
+    (cut.before != nullptr ? cut.before->after : index_[cut.hash & (index_.size() - 1)]) = cut.after;
   }
+  cuts_ -= entry.cuts.size();
 }
 
 void PrefixStore::Remove(Entries::iterator entry) noexcept {
@@ -128,7 +143,7 @@ absl::Status PrefixStore::Insert(absl::Span<const uint32_t> tokens, const Cache&
     if (length + 1 != lengths[lengths.size() - 1 - i]) continue;
     entry.cuts[i++] = {.hash = hash, .tokens = length + 1, .entry = &entry};
   }
-  index_.reserve(index_.size() + entry.cuts.size());
+  Reserve(cuts_ + entry.cuts.size());
   const uint64_t alone = Count(entry);
   if (budget_ != 0 && alone > budget_) {
     Uncount(entry);
@@ -150,11 +165,10 @@ absl::Status PrefixStore::Insert(absl::Span<const uint32_t> tokens, const Cache&
 // Any cut of these tokens, or one that is a whole entry.
 const PrefixStore::Cut* PrefixStore::FindCut(absl::Span<const uint32_t> tokens, const Plan* plan,
                                              uint64_t hash, bool whole) const {
-  const auto found = index_.find(hash);
-  for (const Cut* cut = found == index_.end() ? nullptr : found->second; cut != nullptr;
-       cut = cut->after) {
+  const Cut* cut = index_.empty() ? nullptr : index_[hash & (index_.size() - 1)];
+  for (; cut != nullptr; cut = cut->after) {
     const Entry& entry = *cut->entry;
-    if (cut->tokens == tokens.size() && entry.cache->shared_plan().get() == plan &&
+    if (cut->hash == hash && cut->tokens == tokens.size() && entry.cache->shared_plan().get() == plan &&
         (!whole || entry.tokens.size() == tokens.size()) &&
         std::equal(tokens.begin(), tokens.end(), entry.tokens.begin())) {
       return cut;
@@ -195,6 +209,7 @@ absl::StatusOr<PrefixStore::Match> PrefixStore::Find(absl::Span<const uint32_t> 
 void PrefixStore::Clear() noexcept {
   const std::lock_guard<std::mutex> lock(mutex_);
   index_.clear();
+  cuts_ = 0;
   entries_.clear();
   held_.clear();
   stats_.bytes = 0;

@@ -11,9 +11,9 @@
 #include <list>
 #include <memory>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/types/span.h"
 #include "core/base/status.h"
@@ -56,7 +56,7 @@ class PrefixStore {
 
  private:
   // A length to which an entry can be cut, by the hash of its first so many tokens. Links those of
-  // one hash.
+  // one place of the index.
   struct Entry;
   struct Cut {
     uint64_t hash = 0, tokens = 0;
@@ -80,6 +80,7 @@ class PrefixStore {
   static uint64_t OwnBytes(const Entry& entry);
   uint64_t Count(const Entry& entry);
   void Uncount(const Entry& entry) noexcept;
+  void Reserve(size_t cuts);
   void Link(Entry& entry) noexcept;
   void Unlink(Entry& entry) noexcept;
   void Remove(Entries::iterator entry) noexcept;
@@ -88,8 +89,11 @@ class PrefixStore {
   const uint64_t budget_;
   mutable std::mutex mutex_;
   Entries entries_;
-  absl::flat_hash_map<uint64_t, Cut*> index_;  // the first cut of each hash
-  absl::flat_hash_map<const void*, Held> held_;
+  // The first cut of each place: a power of two of them, at least one for every cut. Not Abseil's maps,
+  // which are broken when the memory to grow them is refused.
+  std::vector<Cut*> index_;
+  size_t cuts_ = 0;  // in the index
+  std::unordered_map<const void*, Held> held_;
   PrefixStats stats_;
 };
 
