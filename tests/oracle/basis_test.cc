@@ -11,8 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "core/format/save.h"
-#include "core/format/stream.h"
 #include "kernels/half.h"
 #include "tests/support/cache_fixture.h"
 #include "tests/support/oracle.h"
@@ -310,18 +308,6 @@ TEST(TransformCodes, AForkBeforeTheBasisLearnsItsOwn) {
   EXPECT_GT(sealed(*fork), 0u);
   EXPECT_NE(Read(*fork, ops::kSideK).Tokens(0, 512).data,
             Read(*cache, ops::kSideK).Tokens(0, 512).data);
-}
-
-TEST(TransformCodes, AreNotSaved) {
-  const Tensor x = Coloured(19, 300, 2, 64);
-  for (const size_t tokens : {10u, 300u}) {  // before there is a basis too
-    const auto cache = MakeCache(kShape, "tc-3");
-    Append(*cache, 0, x.Tokens(0, tokens), x.Tokens(0, tokens));
-    char place[16];
-    BufferSink sink(place, sizeof(place));
-    EXPECT_EQ(SaveCache(*cache, {}, sink).code(), absl::StatusCode::kUnimplemented);
-    EXPECT_EQ(sink.written(), 0u);
-  }
 }
 
 TEST(TransformCodes, HardInputs) {
