@@ -9,7 +9,7 @@
 namespace kvg::cuda {
 
 #define KVG_ATTEND_SPEC(name, ...) \
-  cudaError_t Launch_##name(const AttendParams& p, uint32_t units, cudaStream_t stream);
+  cudaError_t Launch_##name(const AttendParams& p, cudaStream_t stream);
 #include "kernels/cuda/attend_made.h"
 #undef KVG_ATTEND_SPEC
 
@@ -21,7 +21,7 @@ struct Made {
   Form v_form;
   uint32_t v_width;
   bool sparse;
-  cudaError_t (*launch)(const AttendParams& p, uint32_t units, cudaStream_t stream);
+  cudaError_t (*launch)(const AttendParams& p, cudaStream_t stream);
 };
 
 constexpr Made kMade[] = {
@@ -71,7 +71,7 @@ AttendPlan PlanAttend(const DeviceAttend& args, DeviceItem* host_items) {
   }
   if (same && args.count > 0) plan.length_of_each = host_items[0].length;
   if (merges) {
-    plan.scratch_bytes = plan.units * (uint64_t{kColumns} * args.head_dim + 2 * kColumns) * 4;
+    plan.scratch_bytes = plan.units * shape.RecordFloats(args.head_dim) * 4;
     plan.tickets = args.count * others;
   }
   return plan;
@@ -79,10 +79,10 @@ AttendPlan PlanAttend(const DeviceAttend& args, DeviceItem* host_items) {
 
 cudaError_t LaunchAttend(const DeviceAttend& args, const AttendPlan& plan, cudaStream_t stream) {
   if (plan.units == 0) return cudaSuccess;
-  if (plan.units > 0x7FFFFFFFu) return cudaErrorInvalidConfiguration;
   AttendParams p{};
   p.items = args.items;
   p.count = args.count;
+  p.units = plan.units;
   p.shape = ShapeOf(args);
   if (plan.length_of_each > 0) {
     p.units_of_each = static_cast<uint32_t>(plan.units / args.count);
@@ -101,12 +101,12 @@ cudaError_t LaunchAttend(const DeviceAttend& args, const AttendPlan& plan, cudaS
   p.softcap = args.softcap;
   p.scratch = static_cast<float*>(args.scratch);
   p.tickets = args.tickets;
-  return Choose(args).launch(p, static_cast<uint32_t>(plan.units), stream);
+  return Choose(args).launch(p, stream);
 }
 
 cudaError_t PrepareAttend() {
   for (const Made& made : kMade) {
-    const cudaError_t error = made.launch(AttendParams{}, 0, nullptr);
+    const cudaError_t error = made.launch(AttendParams{}, nullptr);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

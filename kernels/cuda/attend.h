@@ -50,22 +50,22 @@ struct DeviceAttend {
   uint64_t sliding_window;
   bool causal;
   DeviceForm k_form, v_form;
-  uint64_t chunk_tokens;  // of one unit of work; 0 = follows from the length of each sequence
+  uint64_t chunk_tokens;  // that are summed together; 0 = follows from the length of each sequence
   void* scratch;      // of the device, plan.scratch_bytes, kAlign aligned; any content
   uint32_t* tickets;  // of the device, [plan.tickets]: zero before a launch, and zero after it. Two
                       // launches that may overlap need each their own, as they need each a scratch.
 };
 
 struct AttendPlan {
-  uint64_t units;           // thread blocks to launch
+  uint64_t units;           // chunks of all columns
   uint64_t length_of_each;  // of the sequences; 0 if they differ
   uint64_t scratch_bytes;   // 0 if there is nothing to merge
   uint64_t tickets;
 };
 
-// Cuts the work of a batch into units and numbers them in items[].first_unit, before the items are
-// copied to the device. Reads the shape in args and items[].length. A unit's size follows from its
-// own sequence, so the rest of the batch changes no bit of its result.
+// Cuts the work of a batch into chunks and numbers them in items[].first_unit, before the items are
+// copied to the device. Reads the shape in args and items[].length. The size of a chunk follows from
+// its own sequence, and how many of them a thread block takes in a row changes no bit.
 AttendPlan PlanAttend(const DeviceAttend& args, DeviceItem* host_items);
 
 // Enqueues the kernel. Allocates nothing, waits for nothing, may be captured into a graph.

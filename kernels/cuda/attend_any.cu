@@ -3,8 +3,8 @@
 
 namespace kvg::cuda {
 
-cudaError_t Launch_any(const AttendParams& p, uint32_t units, cudaStream_t stream) {
-  return LaunchSpec<Spec<kAnyForm, 8, kAnyForm, 8, true>>(p, units, stream);
+cudaError_t Launch_any(const AttendParams& p, cudaStream_t stream) {
+  return LaunchSpec<Spec<kAnyForm, 8, kAnyForm, 8, true>>(p, stream);
 }
 
 }  // namespace kvg::cuda

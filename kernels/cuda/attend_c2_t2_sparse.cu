@@ -3,8 +3,8 @@
 
 namespace kvg::cuda {
 
-cudaError_t Launch_c2_t2_sparse(const AttendParams& p, uint32_t units, cudaStream_t stream) {
-  return LaunchSpec<Spec<kByChannel, 2, kByToken, 2, true>>(p, units, stream);
+cudaError_t Launch_c2_t2_sparse(const AttendParams& p, cudaStream_t stream) {
+  return LaunchSpec<Spec<kByChannel, 2, kByToken, 2, true>>(p, stream);
 }
 
 }  // namespace kvg::cuda

@@ -3,8 +3,8 @@
 
 namespace kvg::cuda {
 
-cudaError_t Launch_c4_t4(const AttendParams& p, uint32_t units, cudaStream_t stream) {
-  return LaunchSpec<Spec<kByChannel, 4, kByToken, 4, false>>(p, units, stream);
+cudaError_t Launch_c4_t4(const AttendParams& p, cudaStream_t stream) {
+  return LaunchSpec<Spec<kByChannel, 4, kByToken, 4, false>>(p, stream);
 }
 
 }  // namespace kvg::cuda

@@ -143,7 +143,7 @@ __device__ __noinline__ void DecodeTile(uint8_t* tile, const View* view, ops::Si
       const uint32_t n = i * 32 + lane;
       const uint32_t row = n / parts, part = n % parts * 8;
       const bool valid = token + row >= from && token + row < to && part < head_dim;
-      CopyAsync(tile + RowTile<kPairs>::Offset(row, part),
+      CopyAsync(SharedAddress(tile) + RowTile<kPairs>::Offset(row, part),
                 view->rows + (valid ? skip + row * head_dim + part : 0), valid ? 16 : 0);
     }
     CommitCopies();

@@ -29,11 +29,16 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
-// 16 bytes to shared memory, done later; `valid` of them are read, the rest becomes zero.
-__device__ __forceinline__ void CopyAsync(void* to, const void* from, uint32_t valid = 16) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(valid)
+// 16 bytes to shared memory, done later; `valid` of them, or all, are read, the rest becomes zero.
+__device__ __forceinline__ void CopyAsync(uint32_t to, const void* from, uint32_t valid) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid)
                : "memory");
+}
+__device__ __forceinline__ void CopyAsync(uint32_t to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void CopyAsync8(uint32_t to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 __device__ __forceinline__ void CommitCopies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
@@ -77,24 +82,15 @@ __device__ __forceinline__ uint32_t Times(uint32_t x, uint32_t y) {
 }
 __device__ __forceinline__ float FromHalf(uint16_t x) { return __half2float(__ushort_as_half(x)); }
 
-// (x & mask) | the bits of 1024 in both halves.
-__device__ __forceinline__ uint32_t MaskOr1024(uint32_t x, uint32_t mask) {
-  uint32_t y;
-  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(y) : "r"(x), "r"(mask), "n"(0x64006400));
-  return y;
-}
+// Codes become fp16 numbers by a mask alone: bits of the mantissa below an exponent of 0 are a
+// number times 2^-24, and the tensor cores take these as exactly as any. A pair of codes that stands
+// further up in its halves stands for more; CodeSums evens that out.
+inline constexpr float kCodeUnit = 16777216.0f;
 
-// Two codes that stand `kShift` bits up in halves which hold 1024 besides: to halves, exactly.
-template <int kShift>
-__device__ __forceinline__ uint32_t Below1024(uint32_t x) {
-  if constexpr (kShift == 0) {
-    return Bits(__hsub2(Halves(x), Halves(0x64006400u)));
-  } else {
-    // 2^-s and -1024 * 2^-s
-    constexpr uint32_t factor = static_cast<uint32_t>(15 - kShift) << 10;
-    constexpr uint32_t offset = 0x8000u | (static_cast<uint32_t>(25 - kShift) << 10);
-    return Bits(__hfma2(Halves(x), Halves(factor * 0x10001u), Halves(offset * 0x10001u)));
-  }
+// How far up LoadCodes leaves pair p of 4.
+template <int kWidth>
+__host__ __device__ constexpr int CodeShift(int p) {
+  return kWidth == 4 ? p % 2 * 4 : kWidth == 2 || kWidth == 1 ? p * kWidth : 0;
 }
 
 // Reads of shared memory by 32-bit address: a lane's base and offsets known to the compiler.
@@ -109,6 +105,20 @@ __device__ __forceinline__ uint2 Load8(uint32_t at) {
   uint2 x;
   asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(at));
   return x;
+}
+
+__device__ __forceinline__ uint32_t LoadByte(uint32_t at) {
+  uint32_t x;
+  asm volatile("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(at));
+  return x;
+}
+__device__ __forceinline__ uint32_t LoadHalf(uint32_t at) {
+  uint16_t x;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(x) : "r"(at));
+  return x;
+}
+__device__ __forceinline__ void StoreHalf(uint32_t at, uint32_t x) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(static_cast<uint16_t>(x)) : "memory");
 }
 
 // Keeps a number in its register: the compiler would rather compute it anew each time.
@@ -146,37 +156,27 @@ __device__ __forceinline__ void LoadCodes(uint32_t tile, const CodeLane<kWidth>&
     const uint32_t next[4] = {more.x, more.y, more.z, more.w};
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      out[j][0] = Below1024<0>(MaskOr1024(word[j], 0x00FF00FFu));
-      out[j][1] = Below1024<0>(MaskOr1024(word[j] >> 8, 0x00FF00FFu));
-      out[j][2] = Below1024<0>(MaskOr1024(next[j], 0x00FF00FFu));
-      out[j][3] = Below1024<0>(MaskOr1024(next[j] >> 8, 0x00FF00FFu));
+      out[j][0] = word[j] & 0x00FF00FFu;
+      out[j][1] = word[j] >> 8 & 0x00FF00FFu;
+      out[j][2] = next[j] & 0x00FF00FFu;
+      out[j][3] = next[j] >> 8 & 0x00FF00FFu;
     }
   } else if constexpr (kWidth == 4) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const uint32_t x = word[j], y = x >> 8;
-      out[j][0] = Below1024<0>(MaskOr1024(x, 0x000F000Fu));
-      out[j][1] = Below1024<4>(MaskOr1024(x, 0x00F000F0u));
-      out[j][2] = Below1024<0>(MaskOr1024(y, 0x000F000Fu));
-      out[j][3] = Below1024<4>(MaskOr1024(y, 0x00F000F0u));
+      out[j][0] = x & 0x000F000Fu;
+      out[j][1] = x & 0x00F000F0u;
+      out[j][2] = y & 0x000F000Fu;
+      out[j][3] = y & 0x00F000F0u;
     }
-  } else if constexpr (kWidth == 2) {
+  } else if constexpr (kWidth == 2 || kWidth == 1) {
+    constexpr uint32_t mask = kWidth == 2 ? 0x00030003u : 0x00010001u;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const uint32_t x = word[j] >> lane.low_shift;
-      out[j][0] = Below1024<0>(MaskOr1024(x, 0x00030003u));
-      out[j][1] = Below1024<2>(MaskOr1024(x, 0x000C000Cu));
-      out[j][2] = Below1024<4>(MaskOr1024(x, 0x00300030u));
-      out[j][3] = Below1024<6>(MaskOr1024(x, 0x00C000C0u));
-    }
-  } else if constexpr (kWidth == 1) {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const uint32_t x = word[j] >> lane.low_shift;
-      out[j][0] = Below1024<0>(MaskOr1024(x, 0x00010001u));
-      out[j][1] = Below1024<1>(MaskOr1024(x, 0x00020002u));
-      out[j][2] = Below1024<2>(MaskOr1024(x, 0x00040004u));
-      out[j][3] = Below1024<3>(MaskOr1024(x, 0x00080008u));
+      for (int p = 0; p < 4; ++p) out[j][p] = x & mask << (kWidth * p);
     }
   } else {
     // Two planes: the low one as above, and the high one moved to its place above it.
@@ -192,8 +192,7 @@ __device__ __forceinline__ void LoadCodes(uint32_t tile, const CodeLane<kWidth>&
       for (int p = 0; p < 4; ++p) {
         const int up = low_bits - high_bits * p;  // from where the high bits are to their place
         const uint32_t moved = up >= 0 ? y << up : y >> -up;
-        out[j][p] =
-            Below1024<0>((moved & high_mask) | MaskOr1024(x >> (low_bits * p), low_mask));
+        out[j][p] = (moved & high_mask) | (x >> (low_bits * p) & low_mask);
       }
     }
   }
@@ -206,6 +205,43 @@ __device__ __forceinline__ void MmaBlock(float (&c0)[4], float (&c1)[4], const u
   Mma(c1, a[2][0], a[3][0], a[2][1], a[3][1], b0, b1);
   Mma(c0, a[0][2], a[1][2], a[0][3], a[1][3], b2, b3);
   Mma(c1, a[2][2], a[3][2], a[2][3], a[3][3], b2, b3);
+}
+
+// Sums of products with codes as LoadCodes leaves them: those of pairs that stand equally far up, or
+// whose second factors make up for it, in one of two sets.
+struct CodeSums {
+  float c[2][2][4] = {};  // [set][m]: rows as in MmaBlock
+
+  // In units of kCodeUnit.
+  template <int kWidth>
+  __device__ __forceinline__ float Sum(int m, int k) const {
+    return fmaf(c[1][m][k], 1.0f / static_cast<float>(1 << CodeShift<kWidth>(kWidth == 4 ? 1 : 2)),
+                c[0][m][k]);
+  }
+  template <int kWidth>
+  __device__ __forceinline__ void AddTo(float& sum, int m, int k) const {
+    constexpr float unit = kCodeUnit / static_cast<float>(1 << CodeShift<kWidth>(kWidth == 4 ? 1 : 2));
+    sum = fmaf(c[0][m][k], kCodeUnit, fmaf(c[1][m][k], unit, sum));
+  }
+};
+
+template <int kWidth>
+__device__ __forceinline__ void MmaCodes(CodeSums& sums, const uint32_t (&a)[4][4], uint32_t b0,
+                                         uint32_t b1, uint32_t b2, uint32_t b3) {
+  constexpr int second = kWidth == 4 ? 2 : 1, third = kWidth == 4 ? 1 : 2;
+  if constexpr (CodeShift<kWidth>(1) > 0 && kWidth != 4) {
+    constexpr uint32_t down = static_cast<uint32_t>(15 - CodeShift<kWidth>(1)) << 10;
+    b1 = Times(b1, down * 0x10001u);
+    b3 = Times(b3, down * 0x10001u);
+  }
+  const uint32_t b[4] = {b0, b1, b2, b3};
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    Mma(sums.c[0][m], a[2 * m][0], a[2 * m + 1][0], a[2 * m][second], a[2 * m + 1][second], b[0],
+        b[second]);
+    Mma(sums.c[1][m], a[2 * m][third], a[2 * m + 1][third], a[2 * m][3], a[2 * m + 1][3], b[third],
+        b[3]);
+  }
 }
 
 __device__ __forceinline__ float LoadElement(const void* base, ops::DType dtype, int64_t i) {

@@ -1,6 +1,7 @@
 // Attend on CUDA: finding the piece that holds a token, and bringing its blocks to shared memory.
 //
-// Included by attend_kernel.cuh. All functions are called by a whole warp with the same arguments.
+// Included by attend_kernel.cuh. Called by a whole warp with the same arguments, where nothing else is
+// said.
 #ifndef KVGEAR_KERNELS_CUDA_ATTEND_PIECES_CUH_
 #define KVGEAR_KERNELS_CUDA_ATTEND_PIECES_CUH_
 
@@ -66,16 +67,17 @@ struct SideOf {
 
 inline constexpr uint32_t kUsualSegment = 1024;  // tokens; only a guess
 
-// Of the pieces [low, low + n) the last that begins at or before `token`; there is one.
-__device__ inline uint32_t FindPiece(const ops::Piece* pieces, uint32_t low, uint32_t n,
-                                     uint64_t token, uint32_t lane) {
+// The last of n pieces that begins at or before `token`; there is one.
+__device__ inline uint32_t FindPiece(const ops::Piece* pieces, uint32_t n, uint64_t token) {
+  uint32_t low = 0;
   while (n > 1) {
-    const uint32_t step = (n + 31) / 32;
-    const uint32_t mine = lane * step;
-    const bool before = mine < n && pieces[low + mine].first_token <= token;
-    const uint32_t last = 31 - __clz(__ballot_sync(kAllLanes, before) | 1u);
-    low += last * step;
-    n = min(step, n - last * step);
+    const uint32_t half = n / 2;
+    if (pieces[low + half].first_token <= token) {
+      low += half;
+      n -= half;
+    } else {
+      n = half;
+    }
   }
   return low;
 }
@@ -89,9 +91,10 @@ __device__ __forceinline__ bool Made(ops::Side side, Form form, uint32_t width) 
   return form == made && (form == kStagedRows || width == made_width);
 }
 
+// The view of a piece; by a single lane.
 template <int kPairs, class S>
-__device__ void LoadView(View* view, const ops::Piece* piece, uint32_t id, const SideOf& of,
-                         uint32_t lane) {
+__device__ __forceinline__ void LoadView(View* view, const ops::Piece* piece, uint32_t id,
+                                         const SideOf& of) {
   const uint32_t head = of.head;
   const uint32_t head_dim = piece->head_dim, dirs = piece->dirs;
   const uint64_t padded = piece->padded_tokens, first = piece->first_token;
@@ -104,97 +107,71 @@ __device__ void LoadView(View* view, const ops::Piece* piece, uint32_t id, const
     out.rows = piece->rows + head * piece->rows_head_stride;
     const bool aligned = reinterpret_cast<uint64_t>(out.rows) % 16 == 0;
     out.form = aligned && Made<S>(of.side, kStagedRows, 16) ? kStagedRows : kDecoded;
+    *view = out;
+    return;
+  }
+  const uint32_t tiles = dirs / ops::kTileDirs;
+  out.map = piece->map;
+  out.widths = piece->widths + uint64_t{head} * tiles;
+  out.block_bytes = piece->codes_block[head];
+  out.codes = piece->codes + piece->codes_head[head];
+  out.by_channel = piece->axis == ops::kAxisChannel;
+  out.group = piece->group;
+  out.group_stride = piece->scale_group_stride;
+  out.scale = piece->scale + head * piece->scale_head_stride;
+  out.minimum = piece->minimum + head * piece->scale_head_stride;
+  out.rank = piece->rank;
+  out.a = piece->a + uint64_t{head} * out.rank * padded;
+  out.b = piece->b + uint64_t{head} * out.rank * dirs;
+  if (piece->sparse_start != nullptr) {
+    out.sparse_start = piece->sparse_start + head * (padded / ops::kBlockTokens + 1);
+    out.sparse_count = piece->sparse_count + head * padded;
+    out.sparse_dir = piece->sparse_dir;
+    out.sparse_value = piece->sparse_value;
+  }
+  out.width = out.widths[0];
+  bool one_width = out.width > 0;
+#pragma unroll
+  for (uint32_t i = 1; i < ops::kMaxHeadDim / ops::kTileDirs; ++i) {
+    if (i < tiles) one_width = one_width & (out.widths[i] == out.width);
+  }
+  const Form form = out.by_channel ? kByChannel : kByToken;
+  bool fits = one_width && out.map == nullptr && Made<S>(of.side, form, out.width) &&
+              (S::kSparse || out.sparse_start == nullptr);
+  if (out.by_channel) {
+    out.groups = 1;
+    fits = fits && of.side == ops::kSideK && out.rank <= kMostExtras;
   } else {
-    const uint32_t tiles = dirs / ops::kTileDirs;
-    out.map = piece->map;
-    out.widths = piece->widths + uint64_t{head} * tiles;
-    out.codes = piece->codes + piece->codes_head[head];
-    out.block_bytes = piece->codes_block[head];
-    out.by_channel = piece->axis == ops::kAxisChannel;
-    out.group = piece->group;
-    out.group_stride = piece->scale_group_stride;
-    out.scale = piece->scale + head * piece->scale_head_stride;
-    out.minimum = piece->minimum + head * piece->scale_head_stride;
-    out.rank = piece->rank;
-    out.a = piece->a + uint64_t{head} * out.rank * padded;
-    out.b = piece->b + uint64_t{head} * out.rank * dirs;
-    if (piece->sparse_start != nullptr) {
-      out.sparse_start = piece->sparse_start + head * (padded / ops::kBlockTokens + 1);
-      out.sparse_count = piece->sparse_count + head * padded;
-      out.sparse_dir = piece->sparse_dir;
-      out.sparse_value = piece->sparse_value;
-    }
-    const uint32_t width = lane < tiles ? out.widths[lane] : out.widths[0];
-    out.width = __shfl_sync(kAllLanes, width, 0);
-    const bool one_width = __all_sync(kAllLanes, width == out.width) && out.width > 0;
-    const Form form = out.by_channel ? kByChannel : kByToken;
-    bool fits = one_width && out.map == nullptr && Made<S>(of.side, form, out.width) &&
-                (S::kSparse || out.sparse_start == nullptr);
-    if (out.by_channel) {
-      out.groups = 1;
-      fits = fits && of.side == ops::kSideK && out.rank <= kMostExtras;
-    } else {
-      const bool whole = out.group >= head_dim;
-      out.groups = whole ? 1 : (head_dim + out.group - 1) / out.group;
-      out.group_pairs = whole ? ops::kMaxHeadDim / 32 : out.group / 32;
-      fits = fits && (whole || out.group % 32 == 0) && out.groups <= kPairs;
-      fits = fits && (of.side == ops::kSideK ? out.groups + out.rank <= kMostExtras
-                                             : out.rank == 0);
-    }
-    out.form = fits ? form : kDecoded;
+    const bool whole = out.group >= head_dim;
+    out.groups = whole ? 1 : (head_dim + out.group - 1) / out.group;
+    out.group_pairs = whole ? ops::kMaxHeadDim / 32 : out.group / 32;
+    fits = fits && (whole || out.group % 32 == 0) && out.groups <= kPairs;
+    fits = fits && (of.side == ops::kSideK && S::kKForm == kAnyForm
+                        ? out.groups + out.rank <= kMostExtras
+                        : out.rank == 0);
   }
-  __syncwarp();
-  if (lane == 0) *view = out;
-  __syncwarp();
+  out.form = fits ? form : kDecoded;
+  *view = out;
 }
 
-// A copy of a piece in shared memory, by one round trip.
-__device__ __forceinline__ void CopyPiece(ops::Piece* to, const ops::Piece* from, uint32_t lane) {
-  static_assert(sizeof(ops::Piece) % 8 == 0 && sizeof(ops::Piece) <= 32 * 8);
-  __syncwarp();
-  if (lane < sizeof(ops::Piece) / 8) {
-    reinterpret_cast<uint64_t*>(to)[lane] = reinterpret_cast<const uint64_t*>(from)[lane];
-  }
-  __syncwarp();
-}
-
-// Makes *view the piece that holds `token`. *copy is room for a piece.
-template <int kPairs, class S>
-__device__ __noinline__ void Seek(View* view, ops::Piece* copy, const SideOf& of, uint64_t token,
-                                  uint32_t lane) {
-  const uint32_t id = view->id;
-  if (id != kNoId && token >= view->first && token < view->end) return;
-  uint32_t found = 0;
-  if (token >= of.window_first) {
-    found = kWindowId;
-    CopyPiece(copy, of.window, lane);
-  } else if (token >= of.page_first) {
-    found = kPageId;
-    CopyPiece(copy, of.page, lane);
-  } else {
-    // Most sequences are sealed in segments of one length, and most steps lead to the next piece.
-    found = id < of.count && token >= view->end
-                ? id + 1
-                : static_cast<uint32_t>(min(token / kUsualSegment, uint64_t{of.count - 1}));
-    CopyPiece(copy, of.pieces + found, lane);
-    if (token < copy->first_token || token >= copy->first_token + copy->tokens) {
-      found = FindPiece(of.pieces, 0, of.count, token, lane);
-      CopyPiece(copy, of.pieces + found, lane);
-    }
-  }
-  LoadView<kPairs, S>(view, copy, found, of, lane);
-}
-
-// What a consumer needs to know of the pieces that a run of blocks comes from.
+// What a consumer needs to know of the pieces that a block comes from, in one number.
 struct RunInfo {
-  uint32_t k_id, k_width, k_form, k_groups, k_group_pairs, k_rank;
-  uint32_t v_width, v_group_pairs;
-  const uint16_t* k_b;
-};
+  uint32_t bits;
 
-__device__ __forceinline__ RunInfo RunInfoOf(const View& k, const View& v) {
-  return {k.id, k.width, k.form, k.groups, k.group_pairs, k.rank, v.width, v.group_pairs, k.b};
-}
+  __device__ static RunInfo Of(const View& k, const View& v, uint32_t run) {
+    return {0x80000000u | k.group_pairs | v.group_pairs << 4 | k.groups << 8 | k.rank << 12 |
+            k.width << 17 | v.width << 21 | (k.form == kByChannel ? 1u : 0u) << 25 | run << 26};
+  }
+  __device__ bool staged() const { return bits >> 31 != 0; }
+  __device__ uint32_t k_group_pairs() const { return bits & 15; }
+  __device__ uint32_t v_group_pairs() const { return bits >> 4 & 15; }
+  __device__ uint32_t k_groups() const { return bits >> 8 & 15; }
+  __device__ uint32_t k_rank() const { return bits >> 12 & 31; }
+  __device__ uint32_t k_width() const { return bits >> 17 & 15; }
+  __device__ uint32_t v_width() const { return bits >> 21 & 15; }
+  __device__ bool k_by_channel() const { return (bits >> 25 & 1) != 0; }
+  __device__ uint32_t run() const { return bits >> 26 & 3; }
+};
 
 // What it needs to know of the sparse entries of one block of one side.
 struct SparseInfo {
@@ -210,54 +187,137 @@ inline constexpr uint32_t kMostRuns = 4;  // that blocks under way may come from
 inline constexpr uint32_t kNoToken = 0xFFFFFFFFu;
 
 struct WarpState {
-  ops::Piece piece;
-  View k, v;
-  RunInfo runs[kMostRuns];
-  SparseInfo sparse[3][2];          // [slot][side]
-  uint32_t slot_token[3], slot_run[3];  // tokens count from the chunk's first
-  // Of the run that OpenRun found.
-  uint32_t next, blocks, waiting;
+  View view[2];          // of keys, of values
+  ops::Piece piece[2];   // the pieces that the views are made of next
+  uint32_t piece_id[2];  // which these are; kNoId: not read ahead
+  const uint16_t* k_b[kMostRuns];
+  SparseInfo sparse[3][2];  // [slot][side]
+  // What OpenRun found.
+  uint32_t blocks;
+  RunInfo info;
 };
 
 // The unit's context, the same for its warps.
 struct UnitState {
-  SideOf k, v;
-  uint64_t first, length;  // of the chunk; of the sequence
-  uint32_t tokens;         // of the chunk
-  View k_view, v_view;     // of its first token
+  SideOf side[2];
+  uint64_t first, length;  // of the unit; of the sequence
+  uint32_t tokens;         // of the unit
 };
 
-// Finds the warp's next blocks, from `next` on, that can be staged, as many as lie in the same two
-// pieces. Blocks on the way that cannot are marked in `waiting`.
+inline constexpr uint32_t kPieceWords = sizeof(ops::Piece) / 8;
+static_assert(sizeof(ops::Piece) % 8 == 0 && kPieceWords <= 32);
+
+__device__ __forceinline__ void CopyPiece(ops::Piece* to, const ops::Piece* from, uint32_t lane) {
+  if (lane < kPieceWords) {
+    reinterpret_cast<uint64_t*>(to)[lane] = reinterpret_cast<const uint64_t*>(from)[lane];
+  }
+}
+
+// Makes own->view the pieces that hold these tokens, both sides at a time, each by a lane, since what
+// it takes is the time of reads that depend on one another.
 template <int kPairs, class S>
-__device__ __noinline__ void OpenRun(WarpState* own, const UnitState* unit, uint32_t next,
-                                     uint32_t warp, uint32_t run, uint32_t lane) {
-  constexpr uint32_t step = kWarps * ops::kBlockTokens;
-  uint32_t waiting = own->waiting, blocks = 0;
-  while (next < unit->tokens) {
-    const uint64_t token = unit->first + next;
-    Seek<kPairs, S>(&own->k, &own->piece, unit->k, token, lane);
-    Seek<kPairs, S>(&own->v, &own->piece, unit->v, token, lane);
-    const uint64_t block_end = min(token + ops::kBlockTokens, unit->length);
-    const uint64_t end = min(own->k.end, own->v.end);
-    if (own->k.form != kDecoded && own->v.form != kDecoded && block_end <= end) {
-      // Blocks end at a multiple of 32, or with the sequence.
-      const uint64_t covered = end >= unit->length ? end + ops::kBlockTokens - 1 : end;
-      const uint64_t most = (covered - token - ops::kBlockTokens) / step + 1;
-      blocks = static_cast<uint32_t>(min(most, uint64_t{(unit->tokens - next - 1) / step + 1}));
-      break;
+__device__ __noinline__ void Seek(WarpState* own, const UnitState* unit, uint64_t k_token,
+                                  uint64_t v_token, uint32_t lane) {
+  __syncwarp();
+  bool needed[2];
+  uint32_t found[2];
+#pragma unroll
+  for (uint32_t s = 0; s < 2; ++s) {
+    const SideOf& of = unit->side[s];
+    const uint64_t token = s == 0 ? k_token : v_token;
+    const uint32_t id = own->view[s].id;
+    needed[s] = id == kNoId || token < own->view[s].first || token >= own->view[s].end;
+    found[s] = kWindowId;
+    if (!needed[s]) continue;
+    const ops::Piece* piece = of.window;
+    if (token < of.window_first) {
+      if (token >= of.page_first) {
+        found[s] = kPageId;
+        piece = of.page;
+      } else {
+        // Most sequences are sealed in segments of one length, and most steps lead to the next.
+        found[s] = id < of.count && token >= own->view[s].end
+                       ? id + 1
+                       : static_cast<uint32_t>(min(token / kUsualSegment, uint64_t{of.count - 1}));
+        piece = of.pieces + found[s];
+      }
     }
-    waiting |= 1u << (next / step);
-    next += step;
+    if (found[s] != own->piece_id[s]) CopyPiece(&own->piece[s], piece, lane);
   }
   __syncwarp();
-  if (lane == 0) {
-    own->next = next;
-    own->blocks = blocks;
-    own->waiting = waiting;
-    if (blocks > 0) {
-      own->runs[run] = RunInfoOf(own->k, own->v);
+#pragma unroll
+  for (uint32_t s = 0; s < 2; ++s) {
+    const uint64_t token = s == 0 ? k_token : v_token;
+    const uint64_t first = own->piece[s].first_token;
+    if (!needed[s] || (token >= first && token < first + own->piece[s].tokens)) continue;
+    found[s] = FindPiece(unit->side[s].pieces, unit->side[s].count, token);
+    __syncwarp();
+    CopyPiece(&own->piece[s], unit->side[s].pieces + found[s], lane);
+    __syncwarp();
+  }
+  if (lane < 2 && needed[lane & 1]) {
+    LoadView<kPairs, S>(&own->view[lane], &own->piece[lane], found[lane & 1], unit->side[lane]);
+    own->piece_id[lane] = kNoId;
+  }
+  __syncwarp();
+}
+
+// Queues a copy of the pieces that follow the views.
+__device__ __forceinline__ void ReadAhead(WarpState* own, const UnitState* unit, uint32_t lane) {
+#pragma unroll
+  for (uint32_t s = 0; s < 2; ++s) {
+    const uint32_t next = own->view[s].id + 1;
+    if (own->view[s].id >= unit->side[s].count || next >= unit->side[s].count ||
+        own->piece_id[s] == next) {
+      continue;
     }
+    if (lane < kPieceWords) {
+      CopyAsync8(SharedAddress(&own->piece[s]) + lane * 8,
+                 reinterpret_cast<const uint64_t*>(unit->side[s].pieces + next) + lane);
+    }
+    __syncwarp();
+    if (lane == 0) own->piece_id[s] = next;
+  }
+  __syncwarp();
+}
+
+// Has what LoadView will read of them brought near.
+__device__ __forceinline__ void PrefetchAhead(const WarpState* own, const UnitState* unit,
+                                              uint32_t lane) {
+  const uint32_t s = lane & 1;
+  const ops::Piece& piece = own->piece[s];
+  if (lane >= 6 || own->piece_id[s] == kNoId || piece.kind != ops::kCodes) return;
+  const uint32_t head = unit->side[s].head;
+  const void* at = piece.codes_head + head;
+  if (lane / 2 == 1) at = piece.codes_block + head;
+  if (lane / 2 == 2) at = piece.widths + head * (piece.dirs / ops::kTileDirs);
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
+// Counts the warp's blocks from `next` on that can be staged and lie in the same two pieces. None: the
+// one at `next` cannot.
+template <int kPairs, class S>
+__device__ __forceinline__ void OpenRun(WarpState* own, const UnitState* unit, uint32_t next,
+                                        uint32_t lane) {
+  constexpr uint32_t step = kWarps * ops::kBlockTokens;
+  const uint64_t token = unit->first + next;
+  Seek<kPairs, S>(own, unit, token, token, lane);
+  const View &k = own->view[0], &v = own->view[1];
+  const uint64_t block_end = min(token + ops::kBlockTokens, unit->length);
+  const uint64_t end = min(k.end, v.end);
+  uint32_t blocks = 0;
+  if (k.form != kDecoded && v.form != kDecoded && block_end <= end) {
+    // Blocks end at a multiple of 32, or with the sequence.
+    const uint64_t covered = end >= unit->length ? end + ops::kBlockTokens - 1 : end;
+    const uint64_t most = (covered - token - ops::kBlockTokens) / step + 1;
+    blocks = static_cast<uint32_t>(min(most, uint64_t{(unit->tokens - next - 1) / step + 1}));
+  }
+  const uint32_t run = (own->info.run() + 1) % kMostRuns;
+  __syncwarp();
+  if (lane == 0) {
+    own->blocks = blocks;
+    own->info = blocks > 0 ? RunInfo::Of(k, v, run) : RunInfo{run << 26};
+    if (blocks > 0) own->k_b[run] = k.b;
   }
   __syncwarp();
 }
@@ -265,48 +325,76 @@ __device__ __noinline__ void OpenRun(WarpState* own, const UnitState* unit, uint
 // Where a lane copies its share of the next block of one side from.
 template <int kPairs, Form kForm, int kWidth, bool kKeys>
 struct Source {
+  static constexpr uint32_t kStep = kWarps * ops::kBlockTokens;  // tokens to the warp's next block
+  static constexpr uint32_t kRoom = kPairs * 128 * (kForm == kAnyForm ? 8 : kWidth);  // for codes
+  // Behind the codes lie kPairs * 64 bytes of scales and as many of minima: by token a row of 32 for
+  // each group, by channel one of all directions. 16 bytes to a lane, kParts times.
+  static constexpr uint32_t kLanes = kPairs * 4;
+  static constexpr uint32_t kParts = (2 * kLanes + 31) / 32;
+  // Keys: behind these come rows of low rank, and of minima by token if the form is known only now.
+  static constexpr bool kExtra = kKeys && kForm != kByToken && kForm != kStagedRows;
+  static constexpr uint32_t kExtraAt = kRoom + kPairs * 128;
+
   const uint8_t* codes;
-  const uint8_t* scale;
-  const uint8_t* extra;  // minima by token, and below them on the K side the low-rank factors
-  uint32_t scale_valid, extra_valid;
-  uint32_t at;           // by channel: tokens from the piece's first
+  const uint8_t* scale[kParts];
+  const uint8_t* extra;
+  uint32_t scale_valid[kParts], extra_valid;
+  uint32_t left;            // rows: tokens to the piece's end. Codes: bytes of a block, from the lane's
+  uint32_t block_bytes;     // of all warps' blocks
+  uint32_t advance;         // of scales, bytes
+  uint32_t in_group, more_in_group, group, group_bytes;  // by channel
 
   __device__ __forceinline__ void Open(const View& view, uint64_t token, uint32_t head_dim,
                                        uint32_t lane) {
     const uint64_t from = token - view.first;
     if constexpr (kForm == kStagedRows) {
       codes = reinterpret_cast<const uint8_t*>(view.rows + from * head_dim);
-      at = static_cast<uint32_t>(min(view.end - token, uint64_t{1} << 30));
+      left = static_cast<uint32_t>(min(view.end - token, uint64_t{1} << 30));
     } else {
-      const uint32_t row = lane / 4, part = lane % 4 * 8;
       codes = view.codes + from / ops::kBlockTokens * view.block_bytes + lane * 16;
-      at = static_cast<uint32_t>(from);
+      left = view.block_bytes > lane * 16 ? view.block_bytes - lane * 16 : 0;
+      block_bytes = kWarps * view.block_bytes;
       const bool by_channel = kForm == kByChannel || (kForm == kAnyForm && view.form == kByChannel);
-      if (by_channel) {
-        scale_valid = lane * 8 < PaddedDirs(head_dim) ? 16 : 0;
-        scale = reinterpret_cast<const uint8_t*>(view.scale + (scale_valid > 0 ? lane * 8 : 0));
-      } else {
-        scale_valid = row < view.groups ? 16 : 0;
-        scale = reinterpret_cast<const uint8_t*>(
-            view.scale + (scale_valid > 0 ? row * view.group_stride : 0) + from + part);
+#pragma unroll
+      for (uint32_t i = 0; i < kParts; ++i) {
+        const uint32_t n = i * 32 + lane, part = n % kLanes;
+        const uint16_t* const base = n < kLanes ? view.scale : view.minimum;
+        bool valid = n < 2 * kLanes;
+        uint64_t at;
+        if (by_channel) {
+          valid = valid && part * 8 < PaddedDirs(head_dim);
+          at = from / view.group * view.group_stride + part * 8;
+        } else {
+          valid = valid && part / 4 < view.groups && (n < kLanes || !kExtra);
+          at = part / 4 * view.group_stride + from + part % 4 * 8;
+        }
+        scale[i] = reinterpret_cast<const uint8_t*>(base + (valid ? at : 0));
+        scale_valid[i] = valid ? 16 : 0;
       }
-      const uint32_t minima = by_channel ? 0 : view.groups;
-      extra_valid = 16;
-      if (!by_channel && row < view.groups) {
-        extra = reinterpret_cast<const uint8_t*>(view.minimum + row * view.group_stride + from +
-                                                 part);
-      } else if (kKeys && row < minima + view.rank) {
+      advance = kStep * 2;
+      if (by_channel) {
+        group = view.group;
+        in_group = static_cast<uint32_t>(from % group);
+        more_in_group = kStep % group;
+        group_bytes = static_cast<uint32_t>(view.group_stride * 2);
+        advance = kStep / group * group_bytes;
+      }
+      if constexpr (kExtra) {
+        const uint32_t row = lane / 4, part = lane % 4 * 8;
+        const uint32_t minima = by_channel ? 0 : view.groups;
+        const bool least = !by_channel && row < minima;
+        const bool low_rank = !least && row < minima + view.rank;
         extra = reinterpret_cast<const uint8_t*>(
-            view.a + (row - minima) * view.padded_tokens + from + part);
-      } else {
-        extra = reinterpret_cast<const uint8_t*>(view.scale);
-        extra_valid = 0;
+            least      ? view.minimum + row * view.group_stride + from + part
+            : low_rank ? view.a + (row - minima) * view.padded_tokens + from + part
+                       : view.scale);
+        extra_valid = least || low_rank ? 16 : 0;
       }
     }
   }
 
   // Queues the copies of one block and moves on to the warp's next.
-  __device__ __forceinline__ void Stage(uint8_t* slot, const View& view, uint32_t head_dim,
+  __device__ __forceinline__ void Stage(uint32_t slot, RunInfo info, uint32_t head_dim,
                                         uint32_t lane) {
     if constexpr (kForm == kStagedRows) {
       constexpr uint32_t parts = kPairs * 4;
@@ -315,40 +403,46 @@ struct Source {
       for (uint32_t i = 0; i < parts; ++i) {
         const uint32_t n = i * 32 + lane;
         const uint32_t row = n / parts, part = n % parts * 8;
-        const bool valid = row < at && part < head_dim;
+        const bool valid = row < left && part < head_dim;
         CopyAsync(slot + RowTile<kPairs>::Offset(row, part),
                   codes + (valid ? row * pitch + part * 2 : 0), valid ? 16 : 0);
       }
-      codes += uint64_t{kWarps * ops::kBlockTokens} * pitch;
-      at -= min(at, kWarps * ops::kBlockTokens);
+      codes += uint64_t{kStep} * pitch;
+      left -= min(left, kStep);
     } else {
-      constexpr uint32_t room = kPairs * 128 * (kForm == kAnyForm ? 8 : kWidth);
-      const uint32_t bytes = view.block_bytes;
-      uint8_t* const to = slot + lane * 16;
+      const uint32_t to = slot + lane * 16;
+      if (kRoom % 512 == 0 && left > kRoom - 512) {
 #pragma unroll
-      for (uint32_t i = 0; i < room; i += 512) {
-        if (i + lane * 16 < bytes) CopyAsync(to + i, codes + i);
-      }
-      codes += kWarps * bytes;
-      constexpr uint32_t rows = kPairs;
-      constexpr uint32_t scales = kKeys && kForm != kByToken ? kPairs * 128 : rows * kRowBytes;
-      if (kForm == kByChannel || (kForm == kAnyForm && view.form == kByChannel)) {
-        const uint64_t from = at / view.group * view.group_stride * 2;
-        if (lane < kPairs * 4) {
-          CopyAsync(to + room, scale + (scale_valid > 0 ? from : 0), scale_valid);
-          const auto apart = reinterpret_cast<const uint8_t*>(view.minimum) -
-                             reinterpret_cast<const uint8_t*>(view.scale);
-          CopyAsync(to + room + kPairs * 64, scale + apart + (scale_valid > 0 ? from : 0),
-                    scale_valid);
-        }
-        at += kWarps * ops::kBlockTokens;
-        if (view.rank == 0) return;
+        for (uint32_t i = 0; i < kRoom; i += 512) CopyAsync(to + i, codes + i);
       } else {
-        if (lane < rows * 4) CopyAsync(to + room, scale, scale_valid);
-        scale += kWarps * ops::kBlockTokens * 2;
+#pragma unroll 1
+        for (uint32_t i = 0; i < left; i += 512) CopyAsync(to + i, codes + i);
       }
-      if (kKeys || lane < rows * 4) CopyAsync(to + room + scales, extra, extra_valid);
-      extra += kWarps * ops::kBlockTokens * 2;
+      codes += block_bytes;
+#pragma unroll
+      for (uint32_t i = 0; i < kParts; ++i) {
+        if (i * 32 + lane < 2 * kLanes) CopyAsync(to + kRoom + i * 512, scale[i], scale_valid[i]);
+      }
+      if constexpr (kForm == kByToken) {
+#pragma unroll
+        for (uint32_t i = 0; i < kParts; ++i) scale[i] += kStep * 2;
+      } else {
+        uint32_t on = advance;
+        if (kForm == kByChannel || (kKeys && info.k_by_channel())) {
+          in_group += more_in_group;
+          if (in_group >= group) {
+            in_group -= group;
+            on += group_bytes;
+          }
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < kParts; ++i) scale[i] += scale_valid[i] != 0 ? on : 0;
+      }
+      if constexpr (kExtra) {
+        if (kForm == kByChannel && info.k_rank() == 0) return;
+        CopyAsync(to + kExtraAt, extra, extra_valid);
+        extra += kStep * 2;
+      }
     }
   }
 };
@@ -359,30 +453,35 @@ __device__ __forceinline__ uint2 SparseRange(const View& view, uint32_t at) {
   return uint2{start[0], start[1]};
 }
 
-// Queues the copies of a block's sparse entries.
-__device__ inline void StageSparse(uint8_t* area, SparseInfo* info, const View& view, uint32_t at,
-                                   uint2 range, uint32_t lane) {
+// Queues the copy of a block's sparse entries: 16 bytes to each lane, of counts, directions or values.
+__device__ __forceinline__ void StageSparse(uint32_t area, SparseInfo* info, const View& view,
+                                            uint32_t at, uint2 range, uint32_t lane) {
+  static_assert(kSparseArea == 512 && kSparseDirBytes == 160);
   if (view.sparse_start == nullptr) {
     if (lane == 0) info->entries = 0;
     return;
   }
   const uint32_t entries = range.y - range.x;
-  const uint8_t* const dir = view.sparse_dir + range.x;
-  const uint16_t* const value = view.sparse_value + range.x;
-  const auto dir_skew = static_cast<uint32_t>(reinterpret_cast<uint64_t>(dir) % 16);
-  const auto value_skew = static_cast<uint32_t>(reinterpret_cast<uint64_t>(value) % 16);
-  const uint32_t dir_bytes = dir_skew + entries, value_bytes = value_skew + 2 * entries;
-  const bool staged = dir_bytes <= kSparseDirBytes && value_bytes <= kSparseValueBytes;
-  if (lane == 0) {
-    *info = {entries, dir_skew, value_skew, staged, dir, value, view.sparse_count + at};
+  const bool values = lane >= 12, counts = lane < 2;
+  const uint8_t* const from = counts   ? view.sparse_count + at
+                              : values ? reinterpret_cast<const uint8_t*>(view.sparse_value + range.x)
+                                       : view.sparse_dir + range.x;
+  const auto skew = static_cast<uint32_t>(reinterpret_cast<uint64_t>(from) % 16);
+  const uint32_t bytes = counts ? 32 : values ? skew + 2 * entries : skew + entries;
+  const uint32_t mine = (counts ? lane : values ? lane - 12 : lane - 2) * 16;
+  const bool staged = __all_sync(kAllLanes, bytes <= (values ? kSparseValueBytes : kSparseDirBytes));
+  if (lane == 2) {
+    info->entries = entries;
+    info->dir_skew = skew;
+    info->staged = staged;
   }
-  if (!staged || entries == 0) return;
-  const uint32_t i = lane * 16;
-  if (lane < 2) CopyAsync(area + i, view.sparse_count + at + i);
-  if (i < dir_bytes) CopyAsync(area + 32 + i, dir - dir_skew + i, min(16u, dir_bytes - i));
-  if (i < value_bytes) {
-    CopyAsync(area + 32 + kSparseDirBytes + i,
-              reinterpret_cast<const uint8_t*>(value) - value_skew + i, min(16u, value_bytes - i));
+  if (lane == 12) info->value_skew = skew;
+  if (staged) {
+    if (mine < bytes) CopyAsync(area + lane * 16, from - skew + mine, min(16u, bytes - mine));
+  } else if (lane == 0) {
+    info->dir = view.sparse_dir + range.x;
+    info->value = view.sparse_value + range.x;
+    info->count = view.sparse_count + at;
   }
 }
 

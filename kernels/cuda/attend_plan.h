@@ -11,8 +11,7 @@
 
 namespace kvg::cuda {
 
-// A warp marks its blocks of a chunk in 32 bits.
-inline constexpr uint64_t kMostChunkTokens = 32 * kWarps * ops::kBlockTokens;
+inline constexpr uint64_t kMostChunkTokens = 1 << 20;
 
 struct Span {
   uint64_t first, end;
@@ -25,6 +24,14 @@ struct AttendShape {
   uint64_t chunk_tokens;  // 0 = from the length
 
   __host__ __device__ uint32_t column_tiles() const { return (columns + kColumns - 1) / kColumns; }
+
+  // What a chunk leaves in scratch: sums[columns of a tile][head_dim], maxima[], weights[].
+  __host__ __device__ uint32_t record_columns() const {
+    return columns < kColumns ? columns : kColumns;
+  }
+  __host__ __device__ uint64_t RecordFloats(uint32_t head_dim) const {
+    return (uint64_t{record_columns()} * (head_dim + 2) + 3) / 4 * 4;
+  }
 
   // The tokens that a query sees.
   __host__ __device__ Span Sees(uint64_t length, uint32_t query) const {
@@ -40,8 +47,9 @@ struct ItemPlan {
   uint32_t chunks;
 };
 
-// Chunks that fill the multiprocessors of the largest devices (3 units to each of 132) once if the
-// sequence is alone, but none so short that beginning and merging it costs more than it gains.
+// Chunks that fill the multiprocessors of the largest devices (3 thread blocks to each of 132) once if
+// the sequence is alone, but none so short that merging it costs more than it gains. How many of them
+// a thread block takes in a row changes nothing in the result.
 __host__ __device__ inline ItemPlan PlanItem(const AttendShape& shape, uint64_t length) {
   constexpr uint64_t unit = kWarps * ops::kBlockTokens;
   uint64_t tokens = shape.chunk_tokens;
@@ -49,7 +57,7 @@ __host__ __device__ inline ItemPlan PlanItem(const AttendShape& shape, uint64_t 
     const uint64_t others = uint64_t{shape.kv_heads} * shape.column_tiles();
     const uint64_t chunks = others < 396 ? 396 / others : 1;
     tokens = (length + chunks - 1) / chunks;
-    const uint64_t least = length > 8192 ? 2048 : length >= 4096 ? 1024 : 256;
+    const uint64_t least = length >= 8192 ? 1024 : length >= 4096 ? 512 : length >= 2048 ? 256 : 128;
     tokens = tokens < least ? least : tokens;
   }
   tokens = (tokens + unit - 1) / unit * unit;
@@ -65,6 +73,9 @@ __host__ __device__ inline ItemPlan PlanItem(const AttendShape& shape, uint64_t 
 struct AttendParams {
   const DeviceItem* items;
   uint64_t count;
+  uint64_t units;          // chunks of all columns
+  uint64_t units_of_block;  // of each thread block; one more of the first units_left
+  uint32_t units_left;
   uint32_t units_of_each;  // 0 if items differ
   ItemPlan plan;           // of each item, unless they differ
   uint32_t q_heads, kv_heads, head_dim;

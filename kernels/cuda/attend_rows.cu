@@ -3,8 +3,8 @@
 
 namespace kvg::cuda {
 
-cudaError_t Launch_rows(const AttendParams& p, uint32_t units, cudaStream_t stream) {
-  return LaunchSpec<Spec<kStagedRows, 16, kStagedRows, 16, false>>(p, units, stream);
+cudaError_t Launch_rows(const AttendParams& p, cudaStream_t stream) {
+  return LaunchSpec<Spec<kStagedRows, 16, kStagedRows, 16, false>>(p, stream);
 }
 
 }  // namespace kvg::cuda

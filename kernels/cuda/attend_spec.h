@@ -25,7 +25,6 @@ struct Spec {
 inline constexpr uint32_t kWarps = 4;
 inline constexpr uint32_t kThreads = 32 * kWarps;
 inline constexpr uint32_t kColumns = 8;
-inline constexpr uint32_t kTokenPitch = 80;  // of the sparse part of values: 32 halves and 16 bytes
 
 // Room for sparse entries in a slot: [32] counts, directions, values.
 inline constexpr uint32_t kSparseDirBytes = 160;
@@ -58,42 +57,39 @@ struct Ring {
   static constexpr uint32_t kKScales = S::kKForm == kStagedRows ? 0
                                        : S::kKForm == kByToken  ? kPairs * kRowBytes
                                                                 : kPairs * 128;
-  static constexpr uint32_t kKExtras = S::kKForm == kStagedRows ? 0 : kMostExtras * kRowBytes;
+  static constexpr uint32_t kKExtras = S::kKForm == kStagedRows ? 0
+                                       : S::kKForm == kByToken  ? kPairs * kRowBytes
+                                                                : kMostExtras * kRowBytes;
   static constexpr uint32_t kVScales = S::kVForm == kStagedRows ? 0 : kPairs * kRowBytes;
   static constexpr uint32_t kSparse = S::kSparse ? kSparseArea : 0;
   static constexpr uint32_t kKBytes = kKCodes + kKScales + kKExtras + kSparse;
   static constexpr uint32_t kVBytes = kVCodes + 2 * kVScales + kSparse;
   static constexpr uint32_t kSlot = kKBytes + kVBytes;
-  static constexpr uint32_t kSparseTile =
-      S::kSparse ? (RowTileBytes(2) > 64 * kTokenPitch ? RowTileBytes(2) : 64 * kTokenPitch) : 0;
-  // Blocks that are not staged are decoded into the ring; at the end it holds the sums of the warp.
+  static constexpr uint32_t kSparseTile = S::kSparse ? 8192 : 0;
+  // Blocks that are not staged are decoded into the ring.
+  static constexpr uint32_t kLeast = RowTileBytes(kPairs);
   static constexpr uint32_t kSums = (kColumns * (kPairs * 32 + 4) + 2 * kColumns) * 4;
-  static constexpr uint32_t kLeast =
-      RowTileBytes(kPairs) > kSums ? RowTileBytes(kPairs) : (kSums + 127) / 128 * 128;
 
   static constexpr uint32_t RoomOfWarp(uint32_t blocks) {
-    return (kSharedOfAll / blocks - 1024 - kSharedStatic - kPairs * 512) / kWarps - kSparseTile;
+    return (kSharedOfAll / blocks - 1024 - kSharedStatic - kPairs * 512) / kWarps - kSparseTile -
+           kSums;
   }
   static constexpr uint32_t StagesFor(uint32_t blocks) {
     const uint32_t n = RoomOfWarp(blocks) < kLeast ? 0 : RoomOfWarp(blocks) / kSlot;
     return n < 3 ? n : 3;
   }
-  // The more bytes may be under way at a time, the better: a slot that is being read counts half.
+  // As many blocks as have registers and two stages.
   static constexpr uint32_t ChooseBlocks() {
-    uint32_t best = 1, most = 0;
-    // With more blocks there are too few registers.
-    for (uint32_t blocks = 1; blocks <= (kPairs <= 4 ? 3u : 2u); ++blocks) {
-      const uint32_t stages = StagesFor(blocks);
-      if (stages == 0 || (2 * stages - 1) * blocks < most) continue;
-      most = (2 * stages - 1) * blocks;
-      best = blocks;
+    for (uint32_t blocks = kPairs <= 4 ? 3 : 2; blocks > 1; --blocks) {
+      if (StagesFor(blocks) >= 2) return blocks;
     }
-    return best;
+    return 1;
   }
   static constexpr uint32_t kBlocks = ChooseBlocks();
   static constexpr uint32_t kStages = StagesFor(kBlocks);
   static constexpr uint32_t kStaged = kStages * kSlot > kLeast ? kStages * kSlot : kLeast;
   static constexpr uint32_t kBytes = (kStaged + kSparseTile + 127) / 128 * 128;
+  static constexpr uint32_t kBytesOfAll = kWarps * (kBytes + kSums);
   static_assert(kStages > 0);
 };
 

@@ -45,6 +45,8 @@ cuda::DeviceForm FormOf(const ops::AttendArgs& args, bool values) {
   return form;
 }
 
+bool vary = true;
+
 uint64_t AttendScratch(const ops::AttendArgs*, uint32_t) { return 64; }
 
 void Attend(const ops::AttendArgs* args, const ops::Parallel*) {
@@ -91,9 +93,11 @@ void Attend(const ops::AttendArgs* args, const ops::Parallel*) {
   call.causal = args->causal;
   call.k_form = FormOf(*args, false);
   call.v_form = FormOf(*args, true);
-  call.chunk_tokens = hash % 2 == 0 ? 128 : 0;
-  if (hash % 5 == 0) call.k_form = {.width = 1};
-  if (hash % 7 == 0) call.v_form = {.width = 1};
+  if (vary) {
+    call.chunk_tokens = hash % 2 == 0 ? 128 : 0;
+    if (hash % 5 == 0) call.k_form = {.width = 1};
+    if (hash % 7 == 0) call.v_form = {.width = 1};
+  }
 
   std::vector<cuda::DeviceItem> items(args->count);
   std::vector<uint64_t> outs;
@@ -102,7 +106,7 @@ void Attend(const ops::AttendArgs* args, const ops::Parallel*) {
     cuda::DeviceItem& to = items[i];
     to.length = from.length;
     // Of every other sequence the last rows are its window and the last codes its open page.
-    const bool split = hash % 3 != 0;
+    const bool split = !vary || hash % 3 != 0;
     const auto add = [&](const ops::Sequence& side, const ops::Piece*& pieces, uint32_t& count,
                          ops::Piece& page, ops::Piece& window) {
       std::vector<ops::Piece> copies;
@@ -152,6 +156,8 @@ bool HasDevice() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
 }
+
+void VaryForms(bool on) { vary = on; }
 
 const ops::Table& DeviceTable() {
   static const ops::Table table = [] {

@@ -15,6 +15,9 @@ bool HasDevice();
 // the ways there are through the kernel.
 const ops::Table& DeviceTable();
 
+// Off: chunks, forms and windows are those of a runtime.
+void VaryForms(bool on);
+
 }  // namespace kvg::gpu_test
 
 #endif  // KVGEAR_TESTS_GPU_DEVICE_TABLE_H_
