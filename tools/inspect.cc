@@ -66,14 +66,14 @@ std::string Json(const kvg::SavedCache& saved, bool verified) {
     const Errors errors = ErrorsOf(side);
     absl::StrAppendFormat(
         &out,
-        "  {\"layer\": %d, \"side\": \"%s\", \"first_token\": %d, \"tokens\": %d, \"window\": %d, "
+        "  {\"layer\": %d, \"side\": \"%s\", \"latents\": %s, \"first_token\": %d, \"tokens\": %d, \"window\": %d, "
         "\"segments\": %d, \"bytes_codes\": %d, \"bytes_scales\": %d, \"bytes_low_rank\": %d, "
         "\"bytes_sparse\": %d, \"bytes_window\": %d, \"bytes_basis\": %d, \"bytes_seen\": %d, "
         "\"bytes_other\": %d, "
         "\"rel_error_mean\": %.9g, \"rel_error_worst\": %.9g}%s\n",
-        side.layer, NameOf(side.side), side.first_token, side.end() - side.first_token, side.rows,
+        side.layer, NameOf(side.side), side.latents ? "true" : "false", side.first_token, side.end() - side.first_token, side.rows,
         side.segments.size(), side.bytes.codes, side.bytes.scales, side.bytes.low_rank,
-        side.bytes.sparse, side.rows * saved.shape.kv_dim() * 2, side.bytes_basis, side.bytes_seen,
+        side.bytes.sparse, side.bytes_window, side.bytes_basis, side.bytes_seen,
         side.bytes.bookkeeping, errors.mean, errors.worst, i + 1 < saved.sides.size() ? "," : "");
   }
   return out + " ]}\n";
@@ -103,7 +103,7 @@ std::string Text(const kvg::SavedCache& saved, bool verified) {
                           side.layer, NameOf(side.side), side.end() - side.first_token, side.rows,
                           side.segments.size(), side.bytes.codes, side.bytes.scales,
                           side.bytes.low_rank, side.bytes.sparse,
-                          side.rows * saved.shape.kv_dim() * 2,
+                          side.bytes_window,
                           side.bytes_basis + side.bytes_seen, 100 * errors.mean,
                           100 * errors.worst);
   }

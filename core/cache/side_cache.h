@@ -136,6 +136,7 @@ class SideCache {
   }
   uint64_t window_capacity() const { return WindowCapacity(); }
   const SideRecipe& recipe() const { return *recipe_; }
+  const Shape& shape() const { return shape_; }  // of what is held: rows, or latents
   const BasisRef& basis() const { return basis_; }
   bool waits_for_basis() const {
     return recipe_->map == SideRecipe::kOnline && recipe_->bits < 16 && !basis_;

@@ -33,7 +33,8 @@ inline constexpr uint64_t kMostRecipeText = 4096;
 // Features.
 inline constexpr uint64_t kBases = 1;       // BASE, SEEN, the map kBasisMap
 inline constexpr uint64_t kSelections = 2;  // SLCT
-inline constexpr uint64_t kKnownFeatures = kBases | kSelections;
+inline constexpr uint64_t kLatents = 4;     // of a plan file, in place of keys or values
+inline constexpr uint64_t kKnownFeatures = kBases | kSelections | kLatents;
 inline constexpr uint32_t kNone = 0xFFFFFFFF;  // as a layer or a side
 
 constexpr uint32_t Kind(char a, char b, char c, char d) {
@@ -49,8 +50,8 @@ inline constexpr uint32_t kBasis = Kind('B', 'A', 'S', 'E');
 inline constexpr uint32_t kSeen = Kind('S', 'E', 'E', 'N');
 inline constexpr uint32_t kSelection = Kind('S', 'L', 'C', 'T');
 
-// Flags of a SIDE: which sections follow it.
-inline constexpr uint32_t kHasBasis = 1, kHasSeen = 2;
+// Flags of a SIDE: which sections follow it, and whether it has a shape of its own.
+inline constexpr uint32_t kHasBasis = 1, kHasSeen = 2, kHasLatents = 4;
 // And of an SLCT: which numbers it has.
 inline constexpr uint32_t kHasScores = 1, kHasCounts = 2;
 

@@ -12,6 +12,7 @@
 #include "core/format/layout.h"
 #include "core/format/section_reader.h"
 #include "core/format/segment_check.h"
+#include "core/model/factors.h"
 #include "core/model/recipe.h"
 
 namespace kvg {
@@ -22,6 +23,7 @@ using format::SectionReader;
 
 constexpr uint64_t kMostTokens = uint64_t{1} << 40;  // of a layer, as Cache has it
 constexpr uint32_t kMostLayers = 65536;
+constexpr uint32_t kMostHeads = 65536;  // of latents
 
 template <size_t kBytes>
 format::Record<kBytes> RecordAt(const std::byte* at) {
@@ -147,7 +149,9 @@ struct SegmentRecord {
 
 struct SideTable {
   uint64_t first_token = 0, first_row = 0, rows = 0, due = 0;
-  bool page = false, seen = false;
+  bool page = false, seen = false, latents = false;
+  uint32_t factors = 0;  // the checksum of those of the latents
+  Shape shape;           // of what is held: the model's, or that of the latents
   std::vector<std::byte> basis;  // its content, or nothing
   std::vector<SegmentRecord> segments;  // the page is the last
 };
@@ -188,6 +192,7 @@ absl::StatusOr<SegmentRecord> SegmentOf(const std::byte* at, const Shape& shape,
     form.widths = widths;
   }
   KVG_RETURN_IF_ERROR(CheckForm(form, shape, side));
+  if (map == format::kHadamard && form.head_dim % 8 != 0) return Contradiction("SIDE");
   if (map == format::kHadamard) form.spec.map = HadamardMap(form.head_dim);
   const bool measured = std::isfinite(segment.error_sq) && segment.error_sq >= 0 &&
                         std::isfinite(segment.norm_sq) && segment.norm_sq >= 0;
@@ -199,7 +204,7 @@ absl::StatusOr<SegmentRecord> SegmentOf(const std::byte* at, const Shape& shape,
 
 // The table of one side, complete in itself: whatever it says, its tokens follow one another.
 absl::StatusOr<SideTable> ReadTable(SectionReader& reader, uint32_t layer, ops::Side side,
-                                    const Shape& shape) {
+                                    const Shape& model) {
   const absl::StatusOr<Section> section = reader.Next(format::kSide, layer, side);
   KVG_RETURN_IF_ERROR(section.status());
   // A segment has at least one token.
@@ -216,8 +221,22 @@ absl::StatusOr<SideTable> ReadTable(SectionReader& reader, uint32_t layer, ops::
   table.due = record.Get<uint64_t>(48);
   const uint64_t room = (bytes->size() - format::kSideBytes) / format::kSegmentBytes;
   const bool bases = (reader.features() & format::kBases) != 0;
-  if (flags > (format::kHasBasis | format::kHasSeen) || (!bases && (flags != 0 || table.due != 0)) ||
-      record.Get<uint32_t>(44) != 0 || !record.ZeroFrom(56) || table.due > kMostTokens ||
+  constexpr uint32_t kOfBasis = format::kHasBasis | format::kHasSeen;
+  table.latents = (flags & format::kHasLatents) != 0;
+  table.factors = record.Get<uint32_t>(44);
+  table.shape = model;
+  if (table.latents) {
+    table.shape.q_heads = table.shape.kv_heads = record.Get<uint32_t>(56);
+    table.shape.head_dim = record.Get<uint32_t>(60);
+  }
+  const Shape& shape = table.shape;
+  const bool latents_fit =
+      table.latents ? (reader.features() & format::kLatents) != 0 && (flags & kOfBasis) == 0 &&
+                          shape.kv_heads > 0 && shape.kv_heads <= kMostHeads &&
+                          shape.head_dim > 0 && shape.head_dim <= ops::kMaxHeadDim
+                    : table.factors == 0 && record.ZeroFrom(56);
+  if (flags > (kOfBasis | format::kHasLatents) || !latents_fit ||
+      (!bases && ((flags & kOfBasis) != 0 || table.due != 0)) || table.due > kMostTokens ||
       table.first_token > kMostTokens || table.rows > kMostTokens ||
       pages > 1 || full > room || full + pages != room ||
       bytes->size() != format::kSideBytes + room * format::kSegmentBytes) {
@@ -327,9 +346,17 @@ class SideLoader {
         layer_(layer),
         side_(side) {}
 
-  absl::Status Load(const Shape& shape, SideCache& cache) {
-    absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, shape);
+  absl::Status Load(const Shape& model, const LatentSide* latent, SideCache& cache) {
+    absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, model);
     KVG_RETURN_IF_ERROR(table.status());
+    const Shape& shape = cache.shape();
+    if (table->latents != (latent != nullptr)) return Contradiction("SIDE");
+    if (latent != nullptr &&
+        (table->factors != latent->Checksum() || table->shape.kv_heads != shape.kv_heads ||
+         table->shape.head_dim != shape.head_dim)) {
+      return InvalidError("the saved latents of layer ", layer_, " are of other factors than those of ",
+                          "the plan; load the plan file that the cache was made with");
+    }
     KVG_RETURN_IF_ERROR(CheckFit(*table, cache));
     SideCache::Restored restored(&runtime_.resource());
     KVG_RETURN_IF_ERROR(PlaceInBasis(*table, shape, cache, restored));
@@ -363,7 +390,7 @@ class SideLoader {
     const absl::StatusOr<SideTable> table = ReadTable(reader_, layer_, side_, shape);
     KVG_RETURN_IF_ERROR(table.status());
     if (table->first_token != 0 || table->first_row + table->rows != slots || table->page ||
-        table->seen || !table->basis.empty() || table->due != 0) {
+        table->seen || table->latents || !table->basis.empty() || table->due != 0) {
       return Contradiction("SIDE");
     }
     restored.segments[side_].reserve(table->segments.size());
@@ -551,17 +578,13 @@ absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const uint32_t layer = saved.first_layer + i;
     LayerCache& of = cache.layer(layer);
-    if (of.has_latents()) {
-      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
-                              "have no place yet; load other layers");
-    }
     if (of.selected() != nullptr) {
       KVG_RETURN_IF_ERROR(FillSelected(reader, source, cache, layer, options));
       continue;
     }
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       SideLoader loader(reader, source, cache.runtime(), options, layer, side);
-      KVG_RETURN_IF_ERROR(loader.Load(cache.plan().shape(), of.side(side)));
+      KVG_RETURN_IF_ERROR(loader.Load(cache.plan().shape(), of.latent().side(side), of.side(side)));
     }
     if (of.side(ops::kSideK).length() != of.side(ops::kSideV).length()) {
       return CorruptError("layer ", layer, " of the saved cache has keys and values of different ",
@@ -607,7 +630,7 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
   KVG_RETURN_IF_ERROR(ReadModel(reader, saved));
   KVG_RETURN_IF_ERROR(ReadRecipes(reader, saved));
   const absl::StatusOr<std::shared_ptr<const Plan>> plan =
-      Plan::Create(saved.shape, saved.recipes.front());
+      Plan::Create(saved.shape, "fp16");  // a shape that there can be
   KVG_RETURN_IF_ERROR(plan.status());
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const absl::StatusOr<bool> selects = reader.NextIs(format::kSelection);
@@ -630,6 +653,8 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
       of.first_token = table->first_token;
       of.first_row = table->first_row;
       of.rows = table->rows;
+      of.latents = table->latents;
+      of.bytes_window = table->rows * table->shape.kv_dim() * sizeof(uint16_t);
       of.bytes_basis = table->basis.size();
       for (const SegmentRecord& record : table->segments) {
         const SegmentBytes bytes = Segment::PartsOf(record.form);
@@ -650,7 +675,7 @@ absl::StatusOr<SavedCache> InspectSaved(Source& source, bool exact, bool verify)
       if (of.rows > 0) {
         const absl::StatusOr<Section> section = reader.Next(format::kWindow, of.layer, side);
         KVG_RETURN_IF_ERROR(section.status());
-        if (section->length != of.rows * saved.shape.kv_dim() * sizeof(uint16_t)) {
+        if (section->length != of.bytes_window) {
           return Contradiction("WNDW");
         }
         KVG_RETURN_IF_ERROR(verify ? reader.Pass(*section) : reader.Skip(*section));

@@ -45,7 +45,8 @@ struct SavedSide {
   uint64_t first_token = 0, first_row = 0, rows = 0;
   std::vector<SavedSegment> segments;
   SegmentBytes bytes;  // of all segments
-  uint64_t bytes_basis = 0, bytes_seen = 0;
+  uint64_t bytes_window = 0, bytes_basis = 0, bytes_seen = 0;
+  bool latents = false;
   uint64_t end() const { return first_row + rows; }
 };
 

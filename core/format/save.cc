@@ -10,6 +10,7 @@
 
 #include "core/codec/basis.h"
 #include "core/format/layout.h"
+#include "core/model/factors.h"
 #include "core/model/recipe.h"
 
 namespace kvg {
@@ -32,9 +33,12 @@ struct SidePart {
   const Basis* basis = nullptr;
   bool seen = false;  // the queries that a basis is to be made from
   uint64_t due = 0;
+  const LatentSide* latent = nullptr;
+  Shape shape;  // of what is held
 
   uint32_t flags() const {
-    return (basis != nullptr ? format::kHasBasis : 0) | (seen ? format::kHasSeen : 0);
+    return (basis != nullptr ? format::kHasBasis : 0) | (seen ? format::kHasSeen : 0) |
+           (latent != nullptr ? format::kHasLatents : 0);
   }
   const uint16_t* RowsOf(uint64_t head) const {
     return selected != nullptr ? selected->pool_rows(side, head)
@@ -190,10 +194,6 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
                           " were asked for but layer ", layer, " holds ", length);
     }
     const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
-    if (of.has_latents()) {
-      return UnsupportedError("layer ", layer, " keeps latents of a plan file, for which saved caches ",
-                              "have no place yet; save other layers");
-    }
     if (of.selected() != nullptr) {
       if (first > 0 || end < length) {
         return UnsupportedError("layer ", layer, " selects tokens and is saved as a whole; leave ",
@@ -201,12 +201,15 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
       }
       parts.push_back(PartOf(*of.selected(), layer, ops::kSideK));
       parts.push_back(PartOf(*of.selected(), layer, ops::kSideV));
+      for (SidePart* part : {&parts.back(), &parts.back() - 1}) part->shape = cache.plan().shape();
       continue;
     }
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "first_token", first, true));
     KVG_RETURN_IF_ERROR(CheckEdge(of, layer, "the end of the range,", end, false));
     for (const ops::Side side : {ops::kSideK, ops::kSideV}) {
       parts.push_back(PartOf(of.side(side), layer, side, first, end));
+      parts.back().latent = of.latent().side(side);
+      parts.back().shape = of.side(side).shape();
     }
   }
   return parts;
@@ -228,7 +231,8 @@ class Reader {
   }
 
   // Rows of all heads, likewise; one head's are contiguous.
-  absl::StatusOr<std::vector<const void*>> Rows(const SidePart& part, const Shape& shape) {
+  absl::StatusOr<std::vector<const void*>> Rows(const SidePart& part) {
+    const Shape& shape = part.shape;
     std::vector<const void*> rows(shape.kv_heads);
     const uint64_t bytes = part.rows * shape.head_dim * sizeof(uint16_t);
     std::byte* room = runtime_.device() == nullptr ? nullptr : Room(shape.kv_heads * bytes);
@@ -334,6 +338,11 @@ std::vector<std::byte> TableOf(const SidePart& part, uint64_t first_token) {
   record.Put<uint64_t>(32, part.rows);
   record.Put<uint32_t>(40, part.flags());
   record.Put<uint64_t>(48, part.due);
+  if (part.latent != nullptr) {
+    record.Put<uint32_t>(44, part.latent->Checksum());
+    record.Put<uint32_t>(56, part.shape.kv_heads);
+    record.Put<uint32_t>(60, part.shape.head_dim);
+  }
   std::memcpy(table.data(), record.data(), record.size());
   std::byte* at = table.data() + format::kSideBytes;
   // In a layer that selects they move up when others in front of them go.
@@ -437,7 +446,6 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
       ModelOf(shape, layers->first, layers->second, options.fingerprint);
   const std::vector<std::byte> recipes = RecipesOf(cache.plan(), layers->first, layers->second);
 
-  const uint64_t row_bytes = shape.kv_dim() * sizeof(uint16_t);
   uint64_t sections = 2, features = 0;
   uint64_t total = format::kHeaderBytes + SectionSize(model.size()) + SectionSize(recipes.size());
   for (const SidePart& part : *parts) {
@@ -451,7 +459,8 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
       ++sections;
       total += SectionSize(SeenQueries::StoredBytes(shape));
     }
-    if (part.flags() != 0 || part.due != 0) features |= format::kBases;
+    if (part.basis != nullptr || part.seen || part.due != 0) features |= format::kBases;
+    if (part.latent != nullptr) features |= format::kLatents;
     if (part.selected != nullptr && part.side == ops::kSideK) {
       ++sections;
       total += SectionSize(SelectionBytes(part.selected->numbers()));
@@ -461,7 +470,7 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
       total += SectionSize(Segment::PayloadBytes(segment->form()));
     }
     if (part.page != nullptr) total += SectionSize(Segment::PayloadBytes(part.page->form()));
-    if (part.rows > 0) total += SectionSize(part.rows * row_bytes);
+    if (part.rows > 0) total += SectionSize(part.rows * part.shape.kv_dim() * sizeof(uint16_t));
   }
 
   format::Record<format::kHeaderBytes> header;
@@ -522,11 +531,11 @@ absl::Status SaveCache(const Cache& cache, const SaveOptions& options, Sink& sin
     }
     if (part.page != nullptr) KVG_RETURN_IF_ERROR(put_segment(writer, part, *part.page, index));
     if (part.rows > 0) {
-      const absl::StatusOr<std::vector<const void*>> rows = reader.Rows(part, shape);
+      const absl::StatusOr<std::vector<const void*>> rows = reader.Rows(part);
       KVG_RETURN_IF_ERROR(rows.status());
       Stretches stretches;
       for (const void* head : *rows) {
-        stretches.emplace_back(head, part.rows * shape.head_dim * sizeof(uint16_t));
+        stretches.emplace_back(head, part.rows * part.shape.head_dim * sizeof(uint16_t));
       }
       KVG_RETURN_IF_ERROR(
           writer.Section(format::kWindow, part.layer, part.side, 0, stretches));

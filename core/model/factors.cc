@@ -1,4 +1,5 @@
 // Latent factors out of a plan file, each checked against the shape of the model.
+#include "core/base/crc32c.h"
 #include "core/model/factors.h"
 
 #include <cmath>
@@ -104,6 +105,13 @@ uint32_t LatentSplit(uint32_t rank) {
   uint32_t split = (rank + ops::kMaxHeadDim - 1) / ops::kMaxHeadDim;
   while (rank % (split * kRankStep) != 0) ++split;
   return split;
+}
+
+uint32_t LatentSide::Checksum() const {
+  const uint32_t sizes[] = {groups, head_group, rank, split};
+  uint32_t crc = Crc32c(sizes, sizeof(sizes));
+  crc = ExtendCrc32c(crc, up.data(), up.size() * sizeof(float));
+  return ExtendCrc32c(crc, bias.data(), bias.size() * sizeof(float));
 }
 
 absl::StatusOr<Factors> ReadFactors(const PlanFile& file, const Plan& plan) {

@@ -40,6 +40,8 @@ struct LatentSide {
   uint32_t head_dim() const { return rank / split; }
   uint64_t width() const { return uint64_t{groups} * rank; }
   size_t bytes() const { return (up.capacity() + bias.capacity()) * sizeof(float) + sizeof(*this); }
+  // Of all its numbers: what saved caches tell one plan file from another by.
+  uint32_t Checksum() const;
 };
 
 // Angles for runs of up to kRun tokens, from those of the first token and those of the steps.

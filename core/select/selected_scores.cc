@@ -149,8 +149,8 @@ void SelectedLayer::Add(const Observation& observation) noexcept {
   const uint64_t heads = shape_.kv_heads;
   const float* const sums = observation.sums.data<float>();
   for (uint32_t list = 0; list < lists(); ++list) {
-    const uint64_t at = list * ScoreStride(state_) - state_.scored;
-    float* const scores = state_.scores.data<float>() + at;
+    const uint64_t at = list * ScoreStride(state_) - state_.scored;  // of slot 0; may wrap around
+    float* const scores = state_.scores.data<float>();
     for (uint64_t slot = state_.scored; slot < n; ++slot) {
       float sum = 0;
       if (recipe_.select.shared) {
@@ -159,8 +159,9 @@ void SelectedLayer::Add(const Observation& observation) noexcept {
       } else {
         sum = sums[list * n + slot];
       }
-      const float before = policy_.rule == ScoreRule::kLast ? 0 : scores[slot];
-      scores[slot] = std::min(before + sum, FLT_MAX / 2);
+      float& score = scores[at + slot];
+      const float before = policy_.rule == ScoreRule::kLast ? 0 : score;
+      score = std::min(before + sum, FLT_MAX / 2);
       if (state_.counts.size() > 0) {
         uint32_t& count = state_.counts.data<uint32_t>()[at + slot];
         const uint64_t more = observation.counts.data<uint32_t>()[list * n + slot];

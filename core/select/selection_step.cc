@@ -51,13 +51,13 @@ absl::Status SelectedLayer::DecideChunks(Runtime& runtime, Decision& decision) c
   const Buffer order(memory, chunk * sizeof(uint32_t), Buffer::kScratch);
   for (uint32_t list = 0; list < lists(); ++list) {
     uint32_t* to = decision.kept.data<uint32_t>() + list * decision.keep;
-    const float* const scores =
-        state_.scores.data<float>() + list * ScoreStride(state_) - state_.scored;
+    const float* const scores = state_.scores.data<float>();
+    const uint64_t at = list * ScoreStride(state_) - state_.scored;  // of slot 0; may wrap around
     std::iota(to, to + state_.pruned, 0u);
     to += state_.pruned;
     for (uint64_t i = 0; i < chunks; ++i) {
       const uint64_t first = state_.pruned + i * chunk;
-      KeepBest(scores + first, chunk, stay, order.data<uint32_t>(), to);
+      KeepBest(scores + (at + first), chunk, stay, order.data<uint32_t>(), to);
       for (uint64_t j = 0; j < stay; ++j) to[j] += static_cast<uint32_t>(first);
       to += stay;
     }
@@ -205,16 +205,16 @@ uint64_t SelectedLayer::DivideTiers(Memory& memory, const Region& region) const 
   for (uint32_t list = 0; list < lists(); ++list) {
     uint32_t* const slots = region.list(list) + region.fixed;
     const uint32_t* const fresh = slots + region.tiered;
-    const uint64_t at = list * ScoreStride(state_) - state_.scored;
-    const float* const own = state_.scores.data<float>() + at;
+    const uint64_t at = list * ScoreStride(state_) - state_.scored;  // of slot 0; may wrap around
+    const float* const own = state_.scores.data<float>();
     const uint32_t* const counts =
-        state_.counts.size() == 0 ? nullptr : state_.counts.data<uint32_t>() + at;
+        state_.counts.size() == 0 ? nullptr : state_.counts.data<uint32_t>();
     for (uint64_t i = 0; i < ranked; ++i) {
       const uint32_t slot = fresh[i];
-      float score = own[slot];
+      float score = own[at + slot];
       if (counts != nullptr) {
         const uint64_t rows = select.norm == Norm::kProbes
-                                  ? counts[slot]
+                                  ? counts[at + slot]
                                   : state_.length - PositionsOf(state_, list)[slot];
         score = rows == 0 ? 0 : score / static_cast<float>(rows);
       }

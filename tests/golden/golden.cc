@@ -185,7 +185,6 @@ void WriteState(const std::function<void(const std::string&, const Bytes&, const
     harm(bytes);
     add("bad-state-" + name + ".kvg", bytes, words);
   };
-  bad("feature", "does not know", basis, [](Bytes& b) { SetHeader(b, 16, uint64_t{4}); });
   bad("no-feature", "contradicts itself", basis, [](Bytes& b) { SetHeader(b, 16, uint64_t{0}); });
   bad("basis-nan", "NaN", basis,
       [](Bytes& b) { SetSection(b, format::kBasis, 64, uint16_t{0x7E00}); });

@@ -62,7 +62,7 @@ class Sections:
         need(struct.unpack_from("<I", data, 124)[0] == crc32c(data[:124]), "header damaged")
         need(order == 0x01020304 and version == 1, "newer format")
         self.features, size, self.left = struct.unpack_from("<QQQ", data, 16)
-        need(self.features < 4, "unknown features")
+        need(self.features < 8, "unknown features")
         need(not any(data[40:124]), "header")
         need(size == len(data), "cut off or too long")
         self.data, self.at = data, 128
@@ -316,23 +316,28 @@ def read(data):
             slots, values[layer, "p"], values[layer, "s"] = read_selection(sections, layer, kv_heads)
         for side in (0, 1):
             table = sections.next(b"SIDE", layer, side)
-            first, full, pages, first_row, rows, flags, zero, due = struct.unpack_from("<5QIIQ", table)
-            need(len(table) == 64 + 128 * (full + pages) and pages <= 1 and zero == 0 and not any(table[56:64]), "table")
-            need(flags < 4 and (sections.features & 1 or flags == due == 0), "a basis without its feature")
+            first, full, pages, first_row, rows, flags, factors, due, heads, dim = struct.unpack_from("<5QIIQII", table)
+            need(len(table) == 64 + 128 * (full + pages) and pages <= 1, "table")
+            if flags & 4:
+                need(sections.features & 4 and flags == 4 and 0 < heads <= 65536 and 0 < dim <= 256, "latents")
+            else:
+                need(factors == heads == dim == 0, "table")
+                heads, dim = kv_heads, head_dim
+            need(flags < 8 and (sections.features & 1 or flags & 3 == due == 0), "a basis without its feature")
             basis = Basis(sections.next(b"BASE", layer, side), kv_heads, head_dim, side) if flags & 1 else None
             need(slots is None or (first, pages, flags, due, first_row + rows) == (0, 0, 0, 0, slots), "slots")
             tokens, end = [], first
             for i in range(full + pages):
-                segment = Segment(table[64 + 128 * i:192 + 128 * i], kv_heads, head_dim, side, basis)
+                segment = Segment(table[64 + 128 * i:192 + 128 * i], heads, dim, side, basis)
                 need(segment.first == end and (segment.tokens == segment.room or i >= full), "tokens do not follow one another")
                 tokens += segment.decode(sections.next(b"DATA", layer, side, i))
                 end += segment.tokens
             need(first_row == end, "tokens do not follow one another")
             if rows:
                 window = sections.next(b"WNDW", layer, side)
-                need(len(window) == rows * kv_heads * head_dim * 2, "window")
+                need(len(window) == rows * heads * dim * 2, "window")
                 numbers = fp16s(window)
-                tokens += [[list(numbers[(h * rows + t) * head_dim:][:head_dim]) for h in range(kv_heads)] for t in range(rows)]
+                tokens += [[list(numbers[(h * rows + t) * dim:][:dim]) for h in range(heads)] for t in range(rows)]
             if flags & 2:
                 need(side == 0, "queries seen by values")
                 check_seen(sections.next(b"SEEN", layer, side), kv_heads, head_dim)

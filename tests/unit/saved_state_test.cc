@@ -11,6 +11,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "core/select/policy.h"
+#include "tests/support/latent_model.h"
 #include "tests/support/recipes.h"
 #include "tests/support/saved.h"
 
@@ -382,6 +383,52 @@ TEST(SavedBasis, RowsThatAreNotThereTakeNoMemory) {
     FunctionSource source(ReadFront, &front);
     const absl::Status status = LoadCache(runtime, cache->shared_plan(), {}, source).status();
     EXPECT_EQ(status.code(), StatusCode::kDataLoss) << status;
+  }
+}
+
+// ---------------------------------------------------------------------------------------- latents
+
+TEST(SavedLatents, ComeBackAndGoOn) {
+  LatentSpec spec;
+  spec.k_group = 2;
+  spec.k_rank = 40;
+  spec.bias = true;
+  const LatentModel model(spec);
+  for (const char* recipe : {"palu", "palu-3,window=32", "palu-2,rank=4,outliers=0.02", "kivi-2,v.latent=plan"}) {
+    const auto cache = model.MakeCache(recipe);
+    const auto grow = [](Cache& of, uint64_t seed, size_t tokens) {
+      const Tensor x = NoiseTensor(seed, tokens, 2, 64);
+      Append(of, 0, x, x);
+    };
+    grow(*cache, 1, 300);
+    grow(*cache, 2, 7);
+    const Bytes bytes = Saved(*cache);
+    const auto back = Loaded(bytes, *cache);
+    EXPECT_EQ(Saved(*back), bytes) << recipe;
+    for (const uint64_t seed : {3u, 4u}) {
+      const Tensor q = NoiseTensor(seed, 2, 4, 64);
+      EXPECT_EQ(Attend(*cache, 0, q).data, Attend(*back, 0, q).data) << recipe;
+      EXPECT_EQ(Content(*cache), Content(*back)) << recipe;
+      grow(*cache, seed, 90);
+      grow(*back, seed, 90);
+    }
+    EXPECT_EQ(Saved(*back), Saved(*cache)) << recipe;
+    BufferSource source(bytes.data(), bytes.size());
+    const SavedCache saved = Value(InspectSaved(source, true, true));
+    EXPECT_EQ(saved.features, format::kLatents);
+    EXPECT_TRUE(saved.sides[1].latents);
+    // Of other factors, of none, without the feature, of another size.
+    LatentSpec other_spec = spec;
+    other_spec.seed = 9;
+    const absl::Status status = TryLoad(bytes, *LatentModel(other_spec).MakeCache(recipe)).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("other factors"));
+    const auto code = [&](const Forged& forged) { return TryLoad(forged.bytes(), *cache).status().code(); };
+    EXPECT_EQ(code(Forged(bytes).Header<uint64_t>(16, 0)), StatusCode::kDataLoss);
+    EXPECT_EQ(code(Forged(bytes).Section<uint32_t>(format::kSide, 1, 64 + 56, 0)), StatusCode::kDataLoss);
+    EXPECT_EQ(code(Forged(bytes).Section<uint32_t>(format::kSide, 1, 64 + 60, 300)), StatusCode::kDataLoss);
+    EXPECT_NE(code(Forged(bytes).Section<uint32_t>(format::kSide, 1, 64 + 60, 8)), StatusCode::kOk);
+    EXPECT_NE(code(Forged(bytes).Section<uint32_t>(format::kSide, 1, 64 + 40, 0)), StatusCode::kOk);
   }
 }
 
