@@ -40,8 +40,13 @@ generated() {
 
 # Both crates build from their packages alone, with the library that pkg-config knows.
 packages() {
+  local home=${CARGO_HOME:-$HOME/.cargo} file
   rm -rf "$target/package"
-  env -u KVGEAR_LIB_DIR PKG_CONFIG_PATH="$work/pkgconfig" cargo package --workspace --allow-dirty
+  # Cargo keeps what it has unpacked of a version, and would take the kvgear-sys of an earlier run: it gets a place of its own for that.
+  mkdir -p "$work/cargo/registry" "$home/registry/index" "$home/registry/cache"
+  ln -s "$home/registry/index" "$home/registry/cache" "$work/cargo/registry/"
+  for file in "$home"/config*; do [ ! -e "$file" ] || ln -s "$file" "$work/cargo/"; done
+  env -u KVGEAR_LIB_DIR CARGO_HOME="$work/cargo" PKG_CONFIG_PATH="$work/pkgconfig" cargo package --workspace --allow-dirty
 }
 without_library() {  # says what to do where there is no library
   cd "$target"/package/kvgear-sys-*/
