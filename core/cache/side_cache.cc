@@ -71,7 +71,8 @@ uint64_t SideCache::NextSeal(uint64_t pending, uint64_t room) const {
 // attend after their keys were appended.)
 bool SideCache::MayLearn(uint64_t total) const {
   if (NextSeal(total, 0) == 0) return false;
-  if (side_ == ops::kSideV || seen_.rows() >= shape_.head_dim) return true;
+  const bool asks = side_ == ops::kSideK && recipe_->map == SideRecipe::kOnline;
+  if (!asks || seen_.rows() >= shape_.head_dim) return true;
   return due_ > 0 && sealed_ + total >= due_ + kPatience;
 }
 
@@ -134,10 +135,10 @@ absl::Status SideCache::PrepareAppend(Executor& executor, const ops::IngestArgs&
   const bool on_device = executor.device() != nullptr;
   const uint64_t row = shape_.kv_dim() * sizeof(uint16_t);
   const uint64_t total = pending_ + x.tokens;
-  const bool online = recipe_->map == SideRecipe::kOnline && recipe_->bits < 16;
+  const bool online = recipe_->learns() && recipe_->bits < 16;
   const bool learn = online && !basis_ && MayLearn(total);
   const bool wait = online && !basis_ && !learn;
-  if (wait && side_ == ops::kSideK && !seen_) {
+  if (wait && side_ == ops::kSideK && recipe_->map == SideRecipe::kOnline && !seen_) {
     out.seen = SeenQueries(executor.host_memory(), shape_);
   }
   if (learn) {  // on the host: devices take no map

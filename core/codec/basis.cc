@@ -286,8 +286,71 @@ BasisRef Basis::Restore(Memory& memory, const Shape& shape, ops::Side side,
   return result;
 }
 
+BasisRef Basis::MakeScaled(Memory& memory, const Shape& shape, const SideRecipe& recipe,
+                           const RowsView& x, uint64_t tokens) {
+  const size_t dim = shape.head_dim, dirs = ops::PadDirs(shape.head_dim);
+  BasisRef result = Empty(memory, shape, ops::kSideK);
+  Basis& basis = *result.basis_;
+  auto* const forward = basis.matrices_.data<uint16_t>();
+  uint16_t* const back = forward + MatrixElements(shape);
+  std::fill_n(basis.widths_, shape.kv_heads * Tiles(shape), static_cast<uint8_t>(recipe.bits));
+  const auto value = [&](uint64_t head, uint64_t token, size_t d) {
+    return static_cast<double>(F16ToF32(x.rows[head * x.head_stride + token * dim + d]));
+  };
+  if (recipe.map == SideRecipe::kChannels) {
+    for (uint64_t head = 0; head < shape.kv_heads; ++head) {
+      for (size_t d = 0; d < dim; ++d) {
+        double most = 0;
+        for (uint64_t t = 0; t < tokens; ++t) most = std::max(most, std::abs(value(head, t, d)));
+        const double scale = most > 0 ? std::sqrt(most) : 1;
+        forward[(head * dim + d) * dirs + d] = Half(1 / scale);
+        back[(head * dim + d) * dirs + d] = Half(scale);
+      }
+    }
+    return result;
+  }
+  const size_t chunk = recipe.chunk, runs = dim / chunk;
+  const Buffer buffer(memory, (2 * chunk * chunk + 3 * chunk) * sizeof(double), Buffer::kScratch);
+  double* const gram = buffer.data<double>();
+  double* const vectors = gram + chunk * chunk;
+  double* const values = vectors + chunk * chunk;
+  std::fill_n(gram, chunk * chunk, 0.0);
+  const double share = 1 / (static_cast<double>(tokens) * static_cast<double>(shape.kv_heads * runs));
+  for (uint64_t head = 0; head < shape.kv_heads; ++head) {
+    for (uint64_t t = 0; t < tokens; ++t) {
+      for (size_t first = 0; first < dim; first += chunk) {
+        for (size_t i = 0; i < chunk; ++i) {
+          const double factor = share * value(head, t, first + i);
+          for (size_t j = 0; j <= i; ++j) gram[i * chunk + j] += factor * value(head, t, first + j);
+        }
+      }
+    }
+  }
+  for (size_t i = 0; i < chunk; ++i) {
+    for (size_t j = 0; j < i; ++j) gram[j * chunk + i] = gram[i * chunk + j];
+  }
+  SymmetricEigen(gram, chunk, values, vectors, values + chunk);
+  const double strongest = std::sqrt(std::max(values[0], 0.0));
+  for (size_t k = 0; k < chunk; ++k) {
+    constexpr double kLeast = 1e-3;
+    const double singular = std::max(std::sqrt(std::max(values[k], 0.0)), kLeast * strongest);
+    const double root = singular > 0 ? std::sqrt(singular) : 1;
+    for (uint64_t run = 0; run < shape.kv_heads * runs; ++run) {
+      const uint64_t head = run / runs;
+      const size_t first = run % runs * chunk;
+      for (size_t i = 0; i < chunk; ++i) {
+        const size_t at = (head * dim + first + i) * dirs + first + k;
+        forward[at] = Half(vectors[k * chunk + i] / root);
+        back[at] = Half(vectors[k * chunk + i] * root);
+      }
+    }
+  }
+  return result;
+}
+
 BasisRef Basis::Make(Memory& memory, const Shape& shape, ops::Side side, const SideRecipe& recipe,
                      const RowsView& x, uint64_t tokens, const SeenQueries& seen) {
+  if (recipe.map != SideRecipe::kOnline) return MakeScaled(memory, shape, recipe, x, tokens);
   const size_t dim = shape.head_dim;
   const size_t dirs = ops::PadDirs(shape.head_dim);
   const size_t tiles = Tiles(shape);

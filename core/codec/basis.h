@@ -8,6 +8,10 @@
 // eigenvectors of L^T S L, S the covariance of the keys, y = U^T L^T x has uncorrelated
 // directions, and white error in y is what costs every query alike. Values: eigenvectors of their
 // covariance. Bits go to tiles of directions by reverse water-filling over all heads.
+// map=channels: y_i = x_i / c_i with c_i = sqrt(max |x_i|), 1 where that is 0 (ZipCache, arXiv 2405.14256).
+// map=deco: rows are cut into runs of `chunk` channels, which together are a matrix M = U S V^T; a run is
+// kept as y = x V S^-1/2 and is x = y T, T = S^1/2 V^T, for all heads (DecoQuant, arXiv 2405.12591). S is
+// divided by the root of the number of runs; directions below 1e-3 of the strongest count as that.
 // (After OSCAR, arXiv 2605.17757, and transform coding as in KVTC and SVDq.)
 #ifndef KVGEAR_CORE_CODEC_BASIS_H_
 #define KVGEAR_CORE_CODEC_BASIS_H_
@@ -96,6 +100,9 @@ class Basis {
   static size_t MatrixElements(const Shape& shape) {
     return size_t{shape.kv_heads} * shape.head_dim * ops::PadDirs(shape.head_dim);
   }
+  // With map=channels or map=deco. Neither is orthogonal, so it has two matrices, whatever the side.
+  static BasisRef MakeScaled(Memory& memory, const Shape& shape, const SideRecipe& recipe,
+                             const RowsView& x, uint64_t tokens);
   // With everything 0.
   static BasisRef Empty(Memory& memory, const Shape& shape, ops::Side side);
 

@@ -578,6 +578,11 @@ absl::Status Fill(Cache& cache, const LoadOptions& options, Source& source) {
   for (uint32_t i = 0; i < saved.layers; ++i) {
     const uint32_t layer = saved.first_layer + i;
     LayerCache& of = cache.layer(layer);
+    for (const SideRecipe& side : {cache.plan().recipe(layer).k, cache.plan().recipe(layer).v}) {
+      if (!side.learns() || side.map == SideRecipe::kOnline) continue;
+      return UnsupportedError("layer ", layer, " learns a map of channels, for which saved caches have no ",
+                              "place yet; load layers of other recipes");
+    }
     if (of.selected() != nullptr) {
       KVG_RETURN_IF_ERROR(FillSelected(reader, source, cache, layer, options));
       continue;

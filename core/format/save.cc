@@ -181,6 +181,11 @@ SidePart PartOf(const SelectedLayer& selected, uint32_t layer, ops::Side side) {
   return part;
 }
 
+// Maps that are learnt and have no place in saved caches.
+bool StoresNoMap(const SideRecipe& side) {
+  return side.learns() && side.map != SideRecipe::kOnline;
+}
+
 absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first_layer,
                                               uint32_t layers, const SaveOptions& options) {
   std::vector<SidePart> parts;
@@ -194,6 +199,11 @@ absl::StatusOr<std::vector<SidePart>> PartsOf(const Cache& cache, uint32_t first
                           " were asked for but layer ", layer, " holds ", length);
     }
     const uint64_t end = options.tokens == 0 ? length : first + options.tokens;
+    const Recipe& recipe = cache.plan().recipe(layer);
+    if (StoresNoMap(recipe.k) || StoresNoMap(recipe.v)) {
+      return UnsupportedError("layer ", layer, " learns a map of channels, for which saved caches have no ",
+                              "place yet; save caches of recipes without map=channels and map=deco");
+    }
     if (of.selected() != nullptr) {
       if (first > 0 || end < length) {
         return UnsupportedError("layer ", layer, " selects tokens and is saved as a whole; leave ",

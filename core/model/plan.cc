@@ -37,6 +37,15 @@ absl::Status CheckShape(const Shape& shape) {
   return absl::OkStatus();
 }
 
+absl::Status CheckChunks(const Recipe& recipe, const Shape& shape) {
+  for (const SideRecipe& side : {recipe.k, recipe.v}) {
+    if (side.map != SideRecipe::kDeco || shape.head_dim % side.chunk == 0) continue;
+    return InvalidError("map is deco and run is ", side.chunk, ", which does not divide head_dim, ",
+                        shape.head_dim);
+  }
+  return absl::OkStatus();
+}
+
 struct LayerRange {
   uint32_t first = 0, last = 0;
 };
@@ -137,6 +146,7 @@ absl::StatusOr<std::shared_ptr<Plan>> Plan::Parse(const Shape& shape, std::strin
   plan->recipes_.push_back(*std::move(base));
   plan->layer_recipe_.assign(shape.layers, 0);
 
+  KVG_RETURN_IF_ERROR(CheckChunks(plan->recipes_.back(), shape));
   while (rest) {
     const std::string_view part = TakePart(rest, ';');
     const size_t colon = part.find(':');
@@ -149,6 +159,7 @@ absl::StatusOr<std::shared_ptr<Plan>> Plan::Parse(const Shape& shape, std::strin
     if (!range.ok()) return range.status();
     absl::StatusOr<Recipe> recipe = ParseRecipe(absl::StripAsciiWhitespace(part.substr(colon + 1)));
     if (!recipe.ok()) return recipe.status();
+    KVG_RETURN_IF_ERROR(CheckChunks(*recipe, shape));
     const auto found = std::find(plan->recipes_.begin(), plan->recipes_.end(), *recipe);
     const auto index = static_cast<uint32_t>(found - plan->recipes_.begin());
     if (found == plan->recipes_.end()) plan->recipes_.push_back(*std::move(recipe));

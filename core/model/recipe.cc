@@ -235,7 +235,7 @@ bool ParseGroup(std::string_view text, SideRecipe& side) {
   return ParseUpTo(text, 1, kMostTokens, side.group);
 }
 
-constexpr const char* kMaps[] = {"none", "hadamard", "online"};  // by SideRecipe::Map
+constexpr const char* kMaps[] = {"none", "hadamard", "online", "channels", "deco"};  // by SideRecipe::Map
 
 bool ParseMap(std::string_view text, SideRecipe& side) {
   const auto* const found = std::find(std::begin(kMaps), std::end(kMaps), text);
@@ -304,7 +304,7 @@ constexpr Key kKeys[] = {
     {"axis", "token or channel", true, ParseAxis,
      [](const SideRecipe& side) { return std::string(side.axis == kToken ? "token" : "channel"); }},
     {"group", "a number from 1 to 8192, whole or all", true, ParseGroup, PrintGroup},
-    {"map", "none, hadamard or online", true, ParseMap,
+    {"map", "none, hadamard, online, channels or deco", true, ParseMap,
      [](const SideRecipe& side) { return std::string(kMaps[side.map]); }},
     {"fit", "range or least", true, ParseFit,
      [](const SideRecipe& side) {
@@ -316,6 +316,8 @@ constexpr Key kKeys[] = {
      PrintShare<&SideRecipe::prior>},
     {"floor", "a width: 0, 1, 2, 3, 4, 6 or 8", true, ParseFloor,
      PrintNumber<&SideRecipe::floor>},
+    {"run", "a number of channels from 2 to 64", true, ParseNumber<&SideRecipe::chunk, 2, 64>,
+     PrintNumber<&SideRecipe::chunk>},
     {"outliers", "a share from 0 to 0.5, such as 0.02", true, ParseOutliers, PrintShare<&SideRecipe::outliers>},
     {"rank", "a number from 0 to 16", true, ParseNumber<&SideRecipe::rank, 0, ops::kMaxRank>,
      PrintNumber<&SideRecipe::rank>},
@@ -445,8 +447,13 @@ absl::Status CheckSide(std::string_view prefix, SideRecipe& side) {
                         "map is online, which needs axis=channel: each direction of the basis has a"
                         " scale of its own");
   }
-  if (side.map == SideRecipe::kOnline && side.latent != 0) {
-    return InvalidError(prefix, "map is online and ", prefix, "latent is plan, whose factors are a basis "
+  if (side.learns() && side.map != SideRecipe::kOnline && side.axis != kToken) {
+    return InvalidError(prefix, "map is ", kMaps[side.map], ", which needs axis=token: it evens channels "
+                        "out for the scale of a token");
+  }
+  if (side.map != SideRecipe::kDeco) side.chunk = SideRecipe().chunk;
+  if (side.learns() && side.latent != 0) {
+    return InvalidError(prefix, "map is ", kMaps[side.map], " and ", prefix, "latent is plan, whose factors are a basis "
                         "already; map may be none or hadamard");
   }
   if (side.rate > 0 && side.map != SideRecipe::kOnline) {
@@ -496,8 +503,8 @@ absl::StatusOr<Recipe> ParseRecipe(std::string_view text) {
   KVG_RETURN_IF_ERROR(CheckSide("k.", recipe.k));
   KVG_RETURN_IF_ERROR(CheckSide("v.", recipe.v));
   if (!recipe.select.none() &&
-      (recipe.k.map == SideRecipe::kOnline || recipe.v.map == SideRecipe::kOnline)) {
-    return InvalidError("map is online, which learns from all tokens of a layer, and select is ",
+      (recipe.k.learns() || recipe.v.learns())) {
+    return InvalidError("map is ", kMaps[std::max(recipe.k.map, recipe.v.map)], ", which learns from all tokens of a layer, and select is ",
                         recipe.select.policy, "; with it map may be none or hadamard");
   }
   if (!recipe.select.none() && (recipe.k.latent != 0 || recipe.v.latent != 0)) {

@@ -25,6 +25,8 @@ struct SideRecipe {
     kNoMap,
     kHadamard,  // blocks of the largest power of two that divides head_dim
     kOnline,    // a basis that the cache learns once, from its first tokens and queries
+    kChannels,  // the scale of each channel, learnt once from the first tokens: ZipCache's, for values
+    kDeco,      // DecoQuant's small factor: one matrix for every run of `chunk` channels, learnt once
   };
 
   uint32_t bits = 16;  // 16 = fp16 rows, stored as they are; else 1, 2, 3, 4, 6 or 8
@@ -35,6 +37,7 @@ struct SideRecipe {
   double rate = 0;     // kOnline: mean width of the tiles of a layer's side; 0 = all have `bits`
   double prior = 0.02;  // kOnline, keys: share of a direction's weight that is owed to no query
   uint32_t floor = 2;  // with a rate: least width of a tile
+  uint32_t chunk = 16;  // kDeco: channels of a run
   double outliers = 0;       // share s of entries kept exact: floor(s * n / 2) at each end of a vector
   uint32_t rank = 0;         // of segments longer than one block (a prompt)
   uint32_t decode_rank = 0;  // of segments of one block (decode)
@@ -44,6 +47,9 @@ struct SideRecipe {
   uint32_t latent = 0;       // 1: what is kept, in the window too, are latents of a plan file's factors
   uint32_t block = 64;       // tokens sealed together; 1 = one by one into an open page (KIVI's V)
   uint32_t segment = 1024;   // most tokens of one segment
+
+  // Whether the map is learnt from tokens.
+  bool learns() const { return map >= kOnline; }
 
   bool operator==(const SideRecipe&) const = default;
 };

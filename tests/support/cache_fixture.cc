@@ -44,7 +44,7 @@ std::vector<std::string> RecipeNames() {
   for (uint32_t i = 0; i < RecipeCount(); ++i) {
     const Recipe recipe = MakeRecipe(RecipeName(i));
     const bool learns =
-        recipe.k.map == SideRecipe::kOnline || recipe.v.map == SideRecipe::kOnline;
+        recipe.k.learns() || recipe.v.learns();
     if (!learns) names.emplace_back(RecipeName(i));
   }
   return names;

@@ -83,7 +83,7 @@ TEST(Recipe, NamedOnesMeanWhatTheirMethodsSay) {
   EXPECT_EQ(Parse("int4-rot").v, rotated);
   EXPECT_EQ(Parse("kivi-2,k.map=hadamard").k.map, SideRecipe::kHadamard);
   EXPECT_EQ(PrintRecipe(Parse("kivi-2,k.map=hadamard")), "kivi-2,k.map=hadamard");
-  EXPECT_THAT(Refusal("int4,map=fourier"), HasSubstr("it may be none, hadamard or online"));
+  EXPECT_THAT(Refusal("int4,map=fourier"), HasSubstr("it may be none, hadamard, online, channels or deco"));
   EXPECT_EQ(Parse("tc-2.5").v.map, SideRecipe::kOnline);
   EXPECT_EQ(Parse("tc-2.5").k.bits + Parse("tc-2.5").v.rate, 5);
   EXPECT_EQ(PrintRecipe(Parse("tc-3,k.map=online,k.rate=2.25")), "tc-3,k.map=online,k.rate=2.25");
