@@ -59,7 +59,7 @@ public final class KvgPlan implements AutoCloseable {
    * before rotary embedding, and computes their latents itself: of the model nothing else changes.
    * Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.
    * kvg_cache_read gives rows as they were appended. Measured errors are those of the latents. CUDA
-   * devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.
+   * devices, stores of prefixes and the selection of tokens do not take such layers yet.
    * path: terminated, as the system's functions take it
    * shape: what the file's must be; may be NULL
    * recipes: as for kvg_plan_create; "" takes those of the file

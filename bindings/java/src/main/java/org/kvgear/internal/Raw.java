@@ -159,7 +159,7 @@ public final class Raw implements RawConstants {
    * before rotary embedding, and computes their latents itself: of the model nothing else changes.<br>
    * Keys are rebuilt and rotated at their positions 0, 1, 2, ... when they are attended to.<br>
    * kvg_cache_read gives rows as they were appended. Measured errors are those of the latents. CUDA<br>
-   * devices, saving, stores of prefixes and the selection of tokens do not take such layers yet.<br>
+   * devices, stores of prefixes and the selection of tokens do not take such layers yet.<br>
    * @param path        terminated, as the system's functions take it<br>
    * @param shape       what the file's must be; may be NULL<br>
    * @param recipes     as for kvg_plan_create; "" takes those of the file<br>
