@@ -3,6 +3,7 @@
 #
 #   tests/run.sh           setup, dev, an older library, asan-ubsan, tsan (tests labelled "thread"), install check, bindings, services, CUDA
 #   tests/run.sh --quick   setup and dev only
+#   tests/run.sh --coverage   setup, then all tests with core and capi counting what runs, and the figures (build/coverage)
 #   tests/run.sh --only go,services   these stages, in what is built already
 #
 # A language whose toolchain is missing and cannot be installed is skipped, and the end says so; with KVGEAR_REQUIRE_ALL=1 that is a failure.
@@ -10,14 +11,15 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-quick=0; only=''
+quick=0; coverage=0; only=''
 while [ $# -gt 0 ]; do
   arg=$1; shift
   case $arg in
     --quick) quick=1 ;;
+    --coverage) coverage=1 ;;
     --only) only=${1:?--only needs the names of stages}; shift ;;
-    -h|--help) sed -n '2,9s/^# \{0,1\}//p' tests/run.sh; exit 0 ;;
-    *) echo "tests/run.sh: unknown argument '$arg' (there are --quick and --only)" >&2; exit 2 ;;
+    -h|--help) sed -n '2,10s/^# \{0,1\}//p' tests/run.sh; exit 0 ;;
+    *) echo "tests/run.sh: unknown argument '$arg' (there are --quick, --coverage and --only)" >&2; exit 2 ;;
   esac
 done
 
@@ -27,6 +29,7 @@ stages=()
 stages+=(dev-build dev-test)
 [ $quick = 1 ] || stages+=(asan-ubsan-build asan-ubsan-test tsan-build tsan-test install-check abi-baseline
                         bindings-check go rust java services cuda-build)
+[ $coverage = 0 ] || { stages=(coverage-build coverage-test coverage); [ "${KVGEAR_SKIP_SETUP:-0}" = 1 ] || stages=(setup "${stages[@]}"); }
 [ -z "$only" ] || IFS=, read -ra stages <<<"$only"
 
 # gcc's thread sanitizer cannot live with some kernels' address randomisation; without it, it always can.
@@ -102,6 +105,11 @@ run_stage() {
     asan-ubsan-test) check asan-ubsan ;;
     tsan-build) build tsan --target tests/thread/all ;;  # tests labelled "thread" live in tests/thread
     tsan-test) check tsan "${no_aslr[@]}" ;;
+    coverage-build) build coverage && find build/coverage -name '*.gcda' -delete ;;  # only this run counts
+    coverage-test) check coverage ;;
+    coverage) tests/coverage.sh build/coverage ;;
+    tidy) tests/tidy.sh build/dev ;;
+    valgrind) tests/valgrind.sh build/dev ;;
     abi-baseline) tests/abi/baseline.sh check build/dev ;;
     install-check) tests/install/check.sh build/dev ;;
     bindings-check) with swig go -- bindings/regenerate.sh --check ;;

@@ -15,7 +15,7 @@ deps=${KVGEAR_DEPS_DIR:-$root/.deps}
 packages=(build-essential cmake ninja-build pkg-config libgtest-dev libgmock-dev libbenchmark-dev nlohmann-json3-dev
           dpkg-dev binutils librsvg2-bin python3)
 # Tools of single tests, which say that they are skipped where a tool is missing.
-tools=(abigail-tools)
+tools=(abigail-tools gcovr)
 
 # Upstream tarballs whose content we have checked: source package, upstream version, sha256 of the .orig tarball.
 known_tarballs='
