@@ -24,8 +24,8 @@ inline constexpr uint32_t kPluginMagic = 0x4B564750u;  // "PGVK" little-endian
 // plugins from kPluginOldest on, as long as functions were only added at the end of Plugin and core
 // does without those that an older plugin lacks (they are nullptr); any other change raises
 // kPluginOldest to kPluginVersion.
-inline constexpr uint32_t kPluginVersion = 1;
-inline constexpr uint32_t kPluginOldest = 1;
+inline constexpr uint32_t kPluginVersion = 2;
+inline constexpr uint32_t kPluginOldest = 2;
 inline constexpr char kPluginSymbol[] = "kvgear_plugin_cuda";
 
 using Failure = const char*;
@@ -81,9 +81,17 @@ struct DeviceReadArgs {
 // One segment to seal. out.error_sq and out.norm_sq are left alone: the sums go to `sums`, which
 // they replace when args.at == 0 and are added to otherwise.
 struct DeviceSealJob {
-  SealArgs args;  // scratch is not used
+  SealArgs args;  // scratch is not used; args.spec.map is of the host, Hadamard or nothing
   SealOut out;
   double* sums;  // [2]: error_sq, norm_sq
+};
+
+// Rows to take in. Where an element is NaN, infinite or rounds beyond 65504, `mark` is stored in *marked
+// (host memory of allocate_host) unless that is set already; the row is then of any content.
+struct DeviceIngestJob {
+  IngestArgs args;
+  uint64_t* marked;
+  uint64_t mark;
 };
 
 struct DeviceCopy {
@@ -138,11 +146,10 @@ struct Plugin {
   // Sets *mark (host memory of allocate_host) to 0 if it is above `least`.
   Failure (*unmark)(DeviceContext* context, void* stream, uint64_t* mark, uint64_t least);
 
-  // Where an element is NaN, infinite or rounds beyond 65504, stores `mark` in *marked (host memory
-  // of allocate_host) unless that is set already; the row is then of any content.
-  Failure (*ingest)(DeviceContext* context, void* stream, const IngestArgs* args,
-                    uint64_t* marked, uint64_t mark);
-  // Jobs of one shape, number of tokens and spec but for its seed; alone where args.at > 0.
+  // Jobs of any shapes.
+  Failure (*ingest)(DeviceContext* context, void* stream, const DeviceIngestJob* jobs,
+                    uint32_t count);
+  // Jobs of one shape, number of tokens, args.at and spec but for its seed.
   uint64_t (*seal_scratch)(DeviceContext* context, const DeviceSealJob* jobs, uint32_t count);
   Failure (*seal)(DeviceContext* context, void* stream, const DeviceSealJob* jobs, uint32_t count,
                   void* scratch);

@@ -88,6 +88,8 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 %define %kvg_handles_in(F, H, P, N)
 %typemap(gotype) (const H *const *P, size_t N) "[]*" #H
 %typemap(in) (const H *const *P, size_t N) %{ $1 = ($1_ltype)$input.array; $2 = (size_t)$input.len; %}
+%typemap(gotype) (H *const *P, size_t N) "[]*" #H
+%typemap(in) (H *const *P, size_t N) %{ $1 = ($1_ltype)$input.array; $2 = (size_t)$input.len; %}
 %enddef
 %define %kvg_value_out(F, T, P)
 %typemap(gotype) T *P "*" #T

@@ -182,6 +182,7 @@
 /* A handle is a long, and as wide: kvgear_jni.h. */
 %define %kvg_handles_in(F, H, P, N)
 %kvg_java_array(const H *const *, P, N, JNI_ABORT, jlongArray, long, jlong, Long)
+%kvg_java_array(H *const *, P, N, JNI_ABORT, jlongArray, long, jlong, Long)
 %enddef
 
 %define %kvg_value_out(F, T, P)

@@ -146,6 +146,8 @@
 %kvg_bytes_in(kvg_cache_attend_observe, q, q_bytes)
 %kvg_bytes_out(kvg_cache_attend_observe, out, out_bytes)
 
+%kvg_bytes_in(kvg_cache_append_batch, k, k_bytes)
+%kvg_bytes_in(kvg_cache_append_batch, v, v_bytes)
 %kvg_bytes_in(kvg_cache_attend_batch, q, q_bytes)
 %kvg_bytes_out(kvg_cache_attend_batch, out, out_bytes)
 %kvg_bytes_out(kvg_cache_save_buffer, data, data_bytes)
@@ -160,6 +162,7 @@
 %kvg_list_out(kvg_cache_probe_positions, uint64_t, positions, positions_len, needed)
 %kvg_list_out(kvg_cache_next_tokens, uint64_t, slots, slots_len, needed)
 %kvg_list_out(kvg_cache_bits, uint8_t, bits, bits_len, needed)
+%kvg_handles_in(kvg_cache_append_batch, kvg_cache, caches, caches_len)
 %kvg_handles_in(kvg_cache_attend_batch, kvg_cache, caches, caches_len)
 
 /* Functions that take functions: each language has its own way to call back. */
@@ -169,6 +172,7 @@
 %kvg_calls_back(kvg_cache_extend_stream)
 /* Signatures that do not say all: lists, and results of two parts. */
 %kvg_raw(kvg_plan_latent)
+%kvg_raw(kvg_cache_append_batch)
 %kvg_raw(kvg_cache_attend_batch)
 %kvg_raw(kvg_cache_save_buffer)
 %kvg_raw(kvg_prefix_insert)

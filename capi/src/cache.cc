@@ -22,6 +22,23 @@ using kvg::capi::Outcome;
 
 static_assert(kvg::kAllLayers == KVG_ALL_LAYERS);
 
+namespace {
+
+// `Handle`: kvg_cache or const kvg_cache.
+template <typename Handle>
+absl::Status CheckBatch(Handle* const* caches, size_t caches_len) {
+  KVG_RETURN_IF_ERROR(CheckPointer(caches, "caches"));
+  for (size_t i = 0; i < caches_len; ++i) {
+    if (absl::Status status = CheckHandle(caches[i]); !status.ok()) {
+      return absl::Status(status.code(),
+                          absl::StrCat("cache ", i, " of the batch: ", status.message()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 kvg_status kvg_cache_create(kvg_runtime* runtime, const kvg_plan* plan, kvg_cache** out,
                             kvg_error* err) {
   return Guard(err, [&]() -> Outcome {
@@ -54,6 +71,24 @@ kvg_status kvg_cache_append(kvg_cache* cache, uint32_t layer, const void* k, siz
   });
 }
 
+kvg_status kvg_cache_append_batch(kvg_cache* const* caches, size_t caches_len, uint32_t layer,
+                                  const void* k, size_t k_bytes, const void* v, size_t v_bytes,
+                                  const kvg_append_desc* desc, kvg_error* err) {
+  return Guard(err, [&]() -> Outcome {
+    if (caches_len == 0) return absl::OkStatus();
+    KVG_RETURN_IF_ERROR(CheckBatch(caches, caches_len));
+    kvg::Runtime& runtime = *caches[0]->runtime;
+    kvg::capi::AppendInput input;
+    KVG_RETURN_IF_ERROR(kvg::capi::ReadAppendDesc(runtime, desc, k, k_bytes, v, v_bytes, &input));
+    const kvg::Buffer list(runtime.memory(), caches_len * sizeof(kvg::Cache*),
+                           kvg::Buffer::kScratch);
+    auto* const core = list.data<kvg::Cache*>();
+    for (size_t i = 0; i < caches_len; ++i) core[i] = caches[i]->cache.get();
+    return kvg::Cache::AppendBatch({core, caches_len}, layer, input.k, input.v, input.dtype,
+                                   input.tokens, input.stream);
+  });
+}
+
 void kvg_attend_desc_init(kvg_attend_desc* desc) {
   InitStruct(desc);
   if (desc == nullptr) return;
@@ -78,13 +113,7 @@ kvg_status kvg_cache_attend_batch(const kvg_cache* const* caches, size_t caches_
                                   size_t out_bytes, const kvg_attend_desc* desc, kvg_error* err) {
   return Guard(err, [&]() -> Outcome {
     if (caches_len == 0) return absl::OkStatus();
-    KVG_RETURN_IF_ERROR(CheckPointer(caches, "caches"));
-    for (size_t i = 0; i < caches_len; ++i) {
-      if (absl::Status status = CheckHandle(caches[i]); !status.ok()) {
-        return absl::Status(status.code(),
-                            absl::StrCat("cache ", i, " of the batch: ", status.message()));
-      }
-    }
+    KVG_RETURN_IF_ERROR(CheckBatch(caches, caches_len));
     kvg::Runtime& runtime = *caches[0]->runtime;
     kvg::AttendOptions options;
     KVG_RETURN_IF_ERROR(kvg::capi::ReadAttendDesc(runtime, desc, &options));

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <functional>
+#include <list>
 #include <optional>
 
 #include "core/base/memory.h"
@@ -144,7 +146,7 @@ absl::StatusOr<std::unique_ptr<Cache>> Cache::Create(std::shared_ptr<Runtime> ru
   for (uint32_t layer = 0; runtime->device() != nullptr && layer < plan->shape().layers; ++layer) {
     const Recipe& recipe = plan->recipe(layer);
     const auto known = [](const SideRecipe& side) {
-      return side.bits == 16 || (side.map == SideRecipe::kNoMap && side.fit == ops::kFitRange);
+      return side.bits == 16 || (side.map != SideRecipe::kOnline && side.fit == ops::kFitRange);
     };
     if (plan->has_latents(layer)) {
       return UnsupportedError("the recipe of layer ", layer, " keeps latents, which CUDA devices do "
@@ -152,8 +154,8 @@ absl::StatusOr<std::unique_ptr<Cache>> Cache::Create(std::shared_ptr<Runtime> ru
     }
     if (known(recipe.k) && known(recipe.v) && recipe.select.none()) continue;
     return UnsupportedError("the recipe of layer ", layer,
-                            " has a map, a fit or a selection that CUDA devices do not know yet; "
-                            "use a recipe without, or the device CPU");
+                            " has a learnt map, a fit or a selection that CUDA devices do not know "
+                            "yet; use a recipe without, or the device CPU");
   }
   return std::unique_ptr<Cache>(new Cache(std::move(runtime), std::move(plan)));
 }
@@ -212,6 +214,86 @@ absl::Status Cache::Append(uint32_t layer, const TensorView& k, const TensorView
             "layer %" PRIu32 ": sealed %" PRIu64 " tokens of K and %" PRIu64 " of V", layer, k_now,
             v_now);
   }
+  return absl::OkStatus();
+}
+
+absl::Status Cache::AppendBatch(std::span<Cache* const> caches, uint32_t layer,
+                                const TensorView& k, const TensorView& v, ops::DType dtype,
+                                uint64_t tokens, void* stream) {
+  if (caches.empty() || tokens == 0) return absl::OkStatus();
+  Cache& first = *caches[0];
+  Runtime& runtime = *first.runtime_;
+  KVG_RETURN_IF_ERROR(first.CheckLayer(layer));
+  const Shape& shape = first.plan_->shape();
+  for (size_t i = 0; i < caches.size(); ++i) {
+    const Cache& cache = *caches[i];
+    if (cache.runtime_ != first.runtime_ || !(cache.plan_->shape() == shape)) {
+      return InvalidError("cache ", i, " of the batch has another ",
+                          cache.runtime_ != first.runtime_ ? "runtime" : "shape",
+                          " than cache 0; append to it in a call of its own");
+    }
+    const LayerCache& of = cache.layers_[layer];
+    if (tokens > kMaxTokens / caches.size() || of.length() > kMaxTokens - tokens) {
+      return InvalidError("tokens is ", tokens, ", and layer ", layer, " of cache ", i, " holds ",
+                          of.length(), "; a layer holds at most ", kMaxTokens);
+    }
+    if (of.selected() != nullptr || of.has_latents()) {
+      return UnsupportedError("layer ", layer, " of cache ", i,
+                              of.has_latents() ? " keeps latents" : " selects tokens",
+                              "; append to it in a call of its own");
+    }
+  }
+  std::pmr::vector<const Cache*> sorted(caches.begin(), caches.end(), &runtime.resource());
+  std::sort(sorted.begin(), sorted.end(), std::less<>());
+  if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end()) {
+    return InvalidError("a cache comes twice in the batch; append all its tokens in one call");
+  }
+  const uint64_t rows = caches.size() * tokens;
+  const absl::StatusOr<ops::IngestArgs> k_all = IngestOf(ops::kSideK, k, dtype, rows, shape);
+  KVG_RETURN_IF_ERROR(k_all.status());
+  const absl::StatusOr<ops::IngestArgs> v_all = IngestOf(ops::kSideV, v, dtype, rows, shape);
+  KVG_RETURN_IF_ERROR(v_all.status());
+  const auto of_cache = [&](const ops::IngestArgs& all, size_t i) {
+    ops::IngestArgs args = all;
+    args.tokens = tokens;
+    args.x = static_cast<const std::byte*>(all.x) +
+             static_cast<int64_t>(i * tokens) * all.token_stride * static_cast<int64_t>(SizeOf(dtype));
+    return args;
+  };
+
+  Turn turn(runtime, stream);
+  KVG_RETURN_IF_ERROR(turn.status());
+  Executor& executor = turn.executor();
+  DeviceExecutor* const device = turn.device();
+  if (device != nullptr) {
+    if (executor.device()->capturing()) {
+      return StateError("the stream is being captured into a graph; append outside of the capture");
+    }
+    KVG_RETURN_IF_ERROR(first.CheckReach(turn, "k", k.data));
+    KVG_RETURN_IF_ERROR(first.CheckReach(turn, "v", v.data));
+    for (const Cache* cache : caches) KVG_RETURN_IF_ERROR(cache->CheckMark(turn, layer));
+    device->Gather(&runtime.resource(), 2 * caches.size());
+  }
+  std::pmr::list<LayerCache::Appending> ready(&runtime.resource());
+  for (size_t i = 0; i < caches.size(); ++i) {
+    ready.emplace_back(&runtime.resource());
+    KVG_RETURN_IF_ERROR(caches[i]->layers_[layer].Prepare(executor, of_cache(*k_all, i),
+                                                          of_cache(*v_all, i), ready.back()));
+  }
+  auto one = ready.begin();
+  for (size_t i = 0; i < caches.size(); ++i, ++one) {
+    LayerCache& cache = caches[i]->layers_[layer];
+    if (device != nullptr) device->SetMark(caches[i]->MarkOf(layer), cache.length() + 1);
+    absl::Status status =
+        cache.Fill(executor, of_cache(*k_all, i), of_cache(*v_all, i), *one);
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("cache ", i, " of the batch: ", status.message()));
+    }
+  }
+  executor.Flush();
+  KVG_RETURN_IF_ERROR(turn.status());
+  one = ready.begin();
+  for (Cache* cache : caches) cache->layers_[layer].Commit(*one++);
   return absl::OkStatus();
 }
 

@@ -68,6 +68,11 @@ class Cache {
   absl::Status Append(uint32_t layer, const TensorView& k, const TensorView& v, ops::DType dtype,
                       uint64_t tokens, const uint64_t* positions = nullptr,
                       void* stream = nullptr);
+  // The same number of tokens to one layer of several caches of one runtime and one shape, all of them
+  // or none. Token i of cache c is row c * tokens + i of k and of v.
+  static absl::Status AppendBatch(std::span<Cache* const> caches, uint32_t layer,
+                                  const TensorView& k, const TensorView& v, ops::DType dtype,
+                                  uint64_t tokens, void* stream = nullptr);
   absl::Status Attend(uint32_t layer, const void* q, size_t q_bytes, void* out, size_t out_bytes,
                       const AttendOptions& options) const {
     const Cache* const self = this;

@@ -53,7 +53,6 @@ void LayerCache::Init(Runtime& runtime, const Shape& shape, const Recipe& recipe
 absl::Status LayerCache::Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k_rows,
                                 const ops::IngestArgs& v_rows, const uint64_t* positions) {
   if (selected_) return selected_->Append(runtime, k_rows, v_rows, positions);
-  Executor& executor = turn.executor();
   Buffer latents[2];
   const auto stored = [&](ops::Side one, const ops::IngestArgs& rows) {
     const LatentSide* const latent = latent_.side(one);
@@ -64,16 +63,29 @@ absl::Status LayerCache::Append(Runtime& runtime, Turn& turn, const ops::IngestA
   };
   const ops::IngestArgs k = stored(ops::kSideK, k_rows);
   const ops::IngestArgs v = stored(ops::kSideV, v_rows);
-  SideCache::Appended k_ready(&runtime.resource());
-  SideCache::Appended v_ready(&runtime.resource());
-  KVG_RETURN_IF_ERROR(k_.PrepareAppend(executor, k, k_ready));
-  KVG_RETURN_IF_ERROR(v_.PrepareAppend(executor, v, v_ready));
-  KVG_RETURN_IF_ERROR(k_.FillAppend(executor, k, k_ready));
-  KVG_RETURN_IF_ERROR(v_.FillAppend(executor, v, v_ready));
+  Appending ready(&runtime.resource());
+  KVG_RETURN_IF_ERROR(Prepare(turn.executor(), k, v, ready));
+  KVG_RETURN_IF_ERROR(Fill(turn.executor(), k, v, ready));
   KVG_RETURN_IF_ERROR(turn.status());
-  k_.CommitAppend(k_ready);
-  v_.CommitAppend(v_ready);
+  Commit(ready);
   return absl::OkStatus();
+}
+
+absl::Status LayerCache::Prepare(Executor& executor, const ops::IngestArgs& k,
+                                 const ops::IngestArgs& v, Appending& out) {
+  KVG_RETURN_IF_ERROR(k_.PrepareAppend(executor, k, out.k));
+  return v_.PrepareAppend(executor, v, out.v);
+}
+
+absl::Status LayerCache::Fill(Executor& executor, const ops::IngestArgs& k,
+                              const ops::IngestArgs& v, Appending& out) {
+  KVG_RETURN_IF_ERROR(k_.FillAppend(executor, k, out.k));
+  return v_.FillAppend(executor, v, out.v);
+}
+
+void LayerCache::Commit(Appending& prepared) noexcept {
+  k_.CommitAppend(prepared.k);
+  v_.CommitAppend(prepared.v);
 }
 
 absl::Status LayerCache::CheckTruncate(uint32_t layer, uint64_t tokens) const {

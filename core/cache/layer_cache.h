@@ -33,6 +33,18 @@ class LayerCache {
   void Init(Runtime& runtime, const Shape& shape, const Recipe& recipe, uint32_t layer,
             const LatentLayer& latent = {});
 
+  // Append in its steps, for several layers at once that keep all tokens, and keep them whole: memory is taken, then work is
+  // queued, then all becomes visible. What stops before the last has changed nothing.
+  struct Appending {
+    explicit Appending(std::pmr::memory_resource* resource) : k(resource), v(resource) {}
+    SideCache::Appended k, v;
+  };
+  absl::Status Prepare(Executor& executor, const ops::IngestArgs& k, const ops::IngestArgs& v,
+                       Appending& out);
+  absl::Status Fill(Executor& executor, const ops::IngestArgs& k, const ops::IngestArgs& v,
+                    Appending& out);
+  void Commit(Appending& prepared) noexcept;
+
   // Both sides or neither. May throw std::bad_alloc; x have passed the checks of shape and size.
   // positions: of the tokens; nullptr = the next ones.
   absl::Status Append(Runtime& runtime, Turn& turn, const ops::IngestArgs& k,

@@ -209,6 +209,7 @@ absl::Status SideCache::FillAppend(Executor& executor, const ops::IngestArgs& x,
     }
   }
   if (!SealRuns(executor, x, in_place, out)) return NonFinite();
+  if (!in_place) executor.Flush();  // of the staging
   if (!in_place && !Fetch(executor, x, out.sealed, total - out.sealed, out.window.rows(),
                           out.capacity * dim)) {
     return NonFinite();
@@ -271,6 +272,7 @@ bool SideCache::SealRuns(Executor& executor, const ops::IngestArgs& x, bool in_p
         staging = Buffer(executor.memory(), needed, Buffer::kScratch);
       }
       rows = {.rows = staging.data<uint16_t>(), .head_stride = tokens * dim};
+      executor.Flush();  // of what the staging held before
       if (!Fetch(executor, x, run.at, tokens, staging.data<uint16_t>(), tokens * dim)) return false;
     }
     jobs.clear();

@@ -206,6 +206,9 @@ SegmentRef Segment::Create(Executor& executor, const SegmentForm& form, uint64_t
                          Segment(headers, std::move(payload), nullptr, nullptr, form, on_device,
                                  first_token));
   segment->Bind(layout);
+  if (on_device && form.spec.map != nullptr) {
+    segment->piece_.map = executor.device()->Map(form.spec.map);
+  }
   if (form.kind == ops::kCodes) {
     // The tables lie one behind the other, so they reach a device in one piece.
     const uint64_t begin = layout.codes_head.at;

@@ -155,7 +155,11 @@ void Device::WaitForAll(size_t index) {
   Stream& self = streams_[index];
   for (size_t i = 0; i < streams_.size(); ++i) {
     if (i == index || streams_[i].worked <= self.waited_all) continue;
-    Check(plugin_.stream_wait(context_.get(), self.stream, streams_[i].event));
+    if (capturing_) {  // a graph cannot wait for an event from outside
+      Check(plugin_.event_wait(context_.get(), streams_[i].event));
+    } else {
+      Check(plugin_.stream_wait(context_.get(), self.stream, streams_[i].event));
+    }
   }
   self.waited_all = calls_;
 }
@@ -182,6 +186,7 @@ Device::Call::Call(Device& device) : device_(device), lock_(device.mutex_) { Ent
 
 void Device::Call::Enter() {
   device_.current_ = stream_;
+  device_.capturing_ = false;
   ++device_.calls_;
   if (device_.failed_) return;
   Stream& self = device_.streams_[stream_];
@@ -190,6 +195,7 @@ void Device::Call::Enter() {
     return;
   }
   Check(plugin().is_capturing(context(), self.stream, &capturing_));
+  device_.capturing_ = capturing_;
   const Stream& own = device_.streams_[0];
   if (own.worked > self.waited_own) {
     if (capturing_) {  // a graph cannot wait for an event from outside
@@ -215,6 +221,18 @@ void Device::Call::Wait() {
   Stream& self = device_.streams_[stream_];
   Check(plugin().event_record(context(), self.event, self.stream));
   Check(plugin().event_wait(context(), self.event));
+}
+
+const ops::Map* Device::Call::Map(const ops::Map* map) {
+  for (const auto& [of, copy] : device_.maps_) {
+    if (of == map) return copy.data<ops::Map>();
+  }
+  device_.maps_.reserve(device_.maps_.size() + 1);
+  Buffer copy(device_.memory_, sizeof(ops::Map), Buffer::kScratch);
+  Check(plugin().write(context(), stream(), copy.data(), map, sizeof(ops::Map)));
+  Wait();  // once: calls on other streams may read it from now on
+  device_.maps_.emplace_back(map, std::move(copy));
+  return device_.maps_.back().second.data<ops::Map>();
 }
 
 void* Device::Call::StreamScratch(size_t bytes) {

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/memory.h"
@@ -63,6 +64,8 @@ class Device {
     void Wait();
     // The stream waits for what was queued so far on all others.
     void WaitForOthers() { device_.WaitForAll(stream_); }
+    // A copy of a map of the host, for pieces; it lives as long as the device.
+    const ops::Map* Map(const ops::Map* map);
     // Scratch memory that belongs to the stream and stays as it is until its next call.
     void* StreamScratch(size_t bytes);
 
@@ -110,7 +113,9 @@ class Device {
   Memory memory_, pinned_;
   std::vector<Stream> streams_;
   std::vector<Buffer> kept_;  // scratch that captured graphs may still use
+  std::vector<std::pair<const ops::Map*, Buffer>> maps_;  // those of the host, and their copies
   size_t current_ = 0;        // the stream of the call that holds the lock
+  bool capturing_ = false;    // and whether it is under capture
   uint64_t calls_ = 0;
   uint64_t released_ = 0;     // number of the call in or before which memory was last given back
   bool failed_ = false;

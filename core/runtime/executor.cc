@@ -32,20 +32,81 @@ void DeviceExecutor::Write(void* to, const void* from, size_t bytes) {
 
 void DeviceExecutor::Copy(const ops::DeviceCopy& copy) {
   if (copy.bytes == 0 || copy.rows == 0) return;
+  Flush();  // it may be of rows that are held back
   call_.Check(call_.plugin().copy(call_.context(), call_.stream(), &copy));
 }
 
 bool DeviceExecutor::Ingest(const ops::IngestArgs& args) {
-  call_.Check(call_.plugin().ingest(call_.context(), call_.stream(), &args, marked_, mark_));
+  const ops::DeviceIngestJob job{args, marked_, mark_};
+  if (gathered_) {
+    gathered_->rows.push_back(job);
+  } else {
+    call_.Check(call_.plugin().ingest(call_.context(), call_.stream(), &job, 1));
+  }
   return true;
 }
 
 void DeviceExecutor::Seal(std::span<ops::DeviceSealJob> jobs) {
+  if (gathered_) {
+    gathered_->segments.insert(gathered_->segments.end(), jobs.begin(), jobs.end());
+    return;
+  }
   const auto count = static_cast<uint32_t>(jobs.size());
   const Buffer scratch(memory(), call_.plugin().seal_scratch(call_.context(), jobs.data(), count),
                        Buffer::kScratch);
   call_.Check(call_.plugin().seal(call_.context(), call_.stream(), jobs.data(), count,
                                   scratch.data<void>()));
+}
+
+void DeviceExecutor::Gather(std::pmr::memory_resource* resource, size_t jobs) {
+  gathered_.emplace(Gathered{std::pmr::vector<ops::DeviceIngestJob>(resource),
+                             std::pmr::vector<ops::DeviceSealJob>(resource),
+                             std::pmr::vector<ops::DeviceSealJob>(resource)});
+  gathered_->rows.reserve(jobs);
+}
+
+namespace {
+
+// Whether the two may be sealed together.
+bool Alike(const ops::DeviceSealJob& a, const ops::DeviceSealJob& b) {
+  const ops::SealSpec &x = a.args.spec, &y = b.args.spec;
+  return x.side == y.side && x.axis == y.axis && x.group == y.group &&
+         x.heads_share_scale == y.heads_share_scale && x.rank == y.rank && x.sweeps == y.sweeps &&
+         x.outliers == y.outliers && x.map == y.map && x.fit == y.fit &&
+         a.args.tokens == b.args.tokens && a.args.at == b.args.at &&
+         a.out.kv_heads == b.out.kv_heads && a.out.head_dim == b.out.head_dim &&
+         a.out.padded_tokens == b.out.padded_tokens;
+}
+
+}  // namespace
+
+void DeviceExecutor::Flush() {
+  if (!gathered_) return;
+  Gathered& all = *gathered_;
+  if (!all.rows.empty()) {
+    call_.Check(call_.plugin().ingest(call_.context(), call_.stream(), all.rows.data(),
+                                      static_cast<uint32_t>(all.rows.size())));
+    all.rows.clear();
+  }
+  while (!all.segments.empty()) {
+    all.alike.clear();
+    const ops::DeviceSealJob first = all.segments.front();
+    size_t left = 0;
+    for (const ops::DeviceSealJob& job : all.segments) {
+      if (Alike(job, first)) {
+        all.alike.push_back(job);
+      } else {
+        all.segments[left++] = job;
+      }
+    }
+    all.segments.resize(left);
+    const auto count = static_cast<uint32_t>(all.alike.size());
+    const Buffer scratch(memory(),
+                         call_.plugin().seal_scratch(call_.context(), all.alike.data(), count),
+                         Buffer::kScratch);
+    call_.Check(call_.plugin().seal(call_.context(), call_.stream(), all.alike.data(), count,
+                                    scratch.data<void>()));
+  }
 }
 
 Turn::Turn(Runtime& runtime, void* stream) {

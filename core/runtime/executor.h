@@ -7,8 +7,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "core/base/memory.h"
 #include "core/base/status.h"
@@ -41,6 +43,8 @@ class Executor {
   // Segments of one spec and shape. On the host out.error_sq and out.norm_sq are set, on a device
   // the sums of the jobs. Throws std::bad_alloc, before anything was done.
   virtual void Seal(std::span<ops::DeviceSealJob> jobs) = 0;
+  // What Ingest and Seal held back, see DeviceExecutor::Gather, is queued. Throws std::bad_alloc.
+  virtual void Flush() {}
 };
 
 class HostExecutor final : public Executor {
@@ -76,6 +80,12 @@ class DeviceExecutor final : public Executor {
   void Copy(const ops::DeviceCopy& copy) override;
   bool Ingest(const ops::IngestArgs& args) override;
   void Seal(std::span<ops::DeviceSealJob> jobs) override;
+  void Flush() override;
+
+  // From now on Ingest and Seal hold their work back until Flush, which queues all rows, then all
+  // segments, as few pieces of work. For work on memory that nothing else touches in between. Throws
+  // std::bad_alloc.
+  void Gather(std::pmr::memory_resource* resource, size_t jobs);
 
   // Where Ingest leaves word of elements that are not finite, and what.
   void SetMark(uint64_t* marked, uint64_t mark) {
@@ -89,6 +99,11 @@ class DeviceExecutor final : public Executor {
   Device::Call& call_;
   uint64_t* marked_ = nullptr;
   uint64_t mark_ = 0;
+  struct Gathered {
+    std::pmr::vector<ops::DeviceIngestJob> rows;
+    std::pmr::vector<ops::DeviceSealJob> segments, alike;
+  };
+  std::optional<Gathered> gathered_;
 };
 
 // One call's hold on the means to do its work: worker threads, or the device. Throws std::bad_alloc.

@@ -26,7 +26,21 @@ __device__ inline ops::Piece PieceAt(const ops::DevicePieces& side, uint64_t tok
   return side.sealed[low];
 }
 
-// row[0 .. head_dim) for token `slot` of the piece. All lanes of the warp, and nobody else, use `row`.
+// row = H row in each run of `block` directions: the stages of kernels/reference, each shared out among
+// the lanes of a warp.
+__device__ inline void HadamardRow(uint32_t block, uint32_t dim, float* row) {
+  for (uint32_t distance = 1; distance < block; distance *= 2) {
+    for (uint32_t i = threadIdx.x % 32; i < dim / 2; i += 32) {
+      float* const pair = row + i / distance * 2 * distance + i % distance;
+      const float u = pair[0], v = pair[distance];
+      pair[0] = u + v;
+      pair[distance] = u - v;
+    }
+    __syncwarp();
+  }
+}
+
+// row[0 .. head_dim) for token `slot` of the piece, in the basis of its map. All lanes of the warp, and nobody else, use `row`.
 __device__ inline void DecodeRow(const ops::Piece& piece, uint32_t head, uint64_t slot, float* row) {
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t dim = piece.head_dim;

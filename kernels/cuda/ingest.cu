@@ -1,6 +1,8 @@
 // Ingest: the caller's tensor to fp16 rows, with a mark where an element is not finite.
 #include "kernels/cuda/operations.h"
 
+#include <algorithm>
+
 #include "kernels/cuda/common.cuh"
 
 namespace kvg::cuda {
@@ -19,9 +21,19 @@ __device__ inline float Load(const void* x, ops::DType dtype, int64_t i) {
   }
 }
 
-// kWide: 16 bytes at once may be read.
-template <bool kWide>
-__global__ void IngestKernel(const ops::IngestArgs args, uint64_t* marked, uint64_t mark) {
+constexpr uint32_t kMostJobs = 64;
+
+// They travel as a kernel parameter.
+template <uint32_t kJobs>
+struct Jobs {
+  ops::DeviceIngestJob job[kJobs];
+};
+
+// Columns of thread blocks are jobs. kWide: 16 bytes at once may be read.
+template <bool kWide, uint32_t kJobs>
+__global__ void IngestKernel(const __grid_constant__ Jobs<kJobs> jobs) {
+  const ops::DeviceIngestJob& job = jobs.job[blockIdx.y];
+  const ops::IngestArgs& args = job.args;
   const uint32_t eights = args.head_dim / kEight;
   const uint64_t total = args.tokens * args.kv_heads * eights;
   bool bad = false;
@@ -61,28 +73,51 @@ __global__ void IngestKernel(const ops::IngestArgs args, uint64_t* marked, uint6
                               eight * kEight) = out.all;
   }
   if (bad) {
-    volatile uint64_t* const to = marked;
-    if (*to == 0) *to = mark;
+    volatile uint64_t* const to = job.marked;
+    if (*to == 0) *to = job.mark;
   }
+}
+
+uint64_t EightsOf(const ops::IngestArgs& args) {
+  return args.tokens * args.kv_heads * (args.head_dim / kEight);
+}
+
+bool IsWide(const ops::IngestArgs& args) {
+  const int64_t size = args.dtype == ops::kF32 ? 4 : 2;
+  return args.dim_stride == 1 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
+         args.token_stride * size % 16 == 0 && args.head_stride * size % 16 == 0;
+}
+
+template <uint32_t kJobs>
+cudaError_t Launch(const ops::DeviceIngestJob* jobs, uint32_t count, cudaStream_t stream) {
+  Jobs<kJobs> batch;
+  uint64_t most = 0;
+  bool wide = true;
+  for (uint32_t i = 0; i < count; ++i) {
+    batch.job[i] = jobs[i];
+    most = std::max(most, EightsOf(jobs[i].args));
+    wide = wide && IsWide(jobs[i].args);
+  }
+  if (most == 0) return cudaSuccess;
+  const dim3 grid(static_cast<uint32_t>(std::min<uint64_t>((most + 255) / 256, 4096)), count);
+  if (wide) {
+    IngestKernel<true, kJobs><<<grid, 256, 0, stream>>>(batch);
+  } else {
+    IngestKernel<false, kJobs><<<grid, 256, 0, stream>>>(batch);
+  }
+  return cudaGetLastError();
 }
 
 }  // namespace
 
-cudaError_t Ingest(const ops::IngestArgs& args, uint64_t* marked, uint64_t mark,
-                   cudaStream_t stream) {
-  if (args.tokens == 0) return cudaSuccess;
-  const uint64_t total = args.tokens * args.kv_heads * (args.head_dim / kEight);
-  const uint64_t size = args.dtype == ops::kF32 ? 4 : 2;
-  const auto aligned = [&](int64_t stride) { return stride * static_cast<int64_t>(size) % 16 == 0; };
-  const bool wide = args.dim_stride == 1 && reinterpret_cast<uintptr_t>(args.x) % 16 == 0 &&
-                    aligned(args.token_stride) && aligned(args.head_stride);
-  const auto blocks = static_cast<uint32_t>((total + 255) / 256 < 4096 ? (total + 255) / 256 : 4096);
-  if (wide) {
-    IngestKernel<true><<<blocks, 256, 0, stream>>>(args, marked, mark);
-  } else {
-    IngestKernel<false><<<blocks, 256, 0, stream>>>(args, marked, mark);
+cudaError_t Ingest(const ops::DeviceIngestJob* jobs, uint32_t count, cudaStream_t stream) {
+  for (uint32_t first = 0; first < count; first += kMostJobs) {
+    const uint32_t some = std::min(kMostJobs, count - first);
+    const cudaError_t error = some == 1 ? Launch<1>(jobs + first, 1, stream)
+                                        : Launch<kMostJobs>(jobs + first, some, stream);
+    if (error != cudaSuccess) return error;
   }
-  return cudaGetLastError();
+  return cudaSuccess;
 }
 
 }  // namespace kvg::cuda

@@ -13,8 +13,7 @@
 
 namespace kvg::cuda {
 
-cudaError_t Ingest(const ops::IngestArgs& args, uint64_t* marked, uint64_t mark,
-                   cudaStream_t stream);
+cudaError_t Ingest(const ops::DeviceIngestJob* jobs, uint32_t count, cudaStream_t stream);
 cudaError_t Read(const ops::DeviceReadArgs& args, cudaStream_t stream);
 uint64_t SealScratchBytes(const ops::DeviceSealJob* jobs, uint32_t count);
 cudaError_t Seal(const ops::DeviceSealJob* jobs, uint32_t count, void* scratch,

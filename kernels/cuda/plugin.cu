@@ -338,10 +338,10 @@ ops::Failure Unmark(Context* context, void* stream, uint64_t* mark, uint64_t lea
 
 // --------------------------------------------------------------------------------- operations
 
-ops::Failure IngestRows(Context* context, void* stream, const ops::IngestArgs* args,
-                        uint64_t* marked, uint64_t mark) {
+ops::Failure IngestRows(Context* context, void* stream, const ops::DeviceIngestJob* jobs,
+                        uint32_t count) {
   const OnDevice device(context);
-  return Report(context, Ingest(*args, marked, mark, StreamOf(stream)), "ingest");
+  return Report(context, Ingest(jobs, count, StreamOf(stream)), "ingest");
 }
 
 uint64_t SealScratch(Context*, const ops::DeviceSealJob* jobs, uint32_t count) {

@@ -37,6 +37,7 @@ __global__ void ReadKernel(const __grid_constant__ ops::DeviceReadArgs args) {
     const uint64_t slot = token - piece.first_token;
     const uint32_t dim = args.head_dim;
     DecodeRow(piece, head, slot, row);
+    if (piece.kind == ops::kCodes && piece.map != nullptr) HadamardRow(piece.map->block, dim, row);
     for (uint32_t d = lane; d < dim; d += 32) Store(args.out, args.dtype, i * dim + d, row[d]);
     __syncwarp();
   }

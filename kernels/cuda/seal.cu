@@ -56,6 +56,10 @@ SealShape ShapeOf(const ops::DeviceSealJob& job) {
     shape.residual = place(heads * shape.padded_tokens * shape.dirs * sizeof(float));
     shape.a = place(heads * args.spec.rank * shape.padded_tokens * sizeof(float));
   }
+  if (args.spec.map != nullptr) {
+    shape.map_block = args.spec.map->block;
+    shape.mapped = place(heads * shape.tokens * shape.head_dim * sizeof(uint16_t));
+  }
   shape.job_bytes = end;
   return shape;
 }
@@ -87,12 +91,15 @@ cudaError_t SealBatch(const ops::DeviceSealJob* jobs, uint32_t count, SealShape 
   Batch<kJobs> batch;
   std::copy_n(jobs, count, batch.job);
   std::fill(batch.job + count, batch.job + kJobs, ops::DeviceSealJob{});
+  const Batch<kJobs> original = batch;
   cudaError_t error = cudaSuccess;
-  if (shape.spec.outliers > 0) error = MarkOutliers(batch, count, shape, stream);
+  if (shape.map_block > 0) error = MapRows(batch, count, shape, stream);
+  if (error == cudaSuccess && shape.spec.outliers > 0) error = MarkOutliers(batch, count, shape, stream);
   if (error == cudaSuccess) error = Quantise(batch, count, shape, stream);
   if (error == cudaSuccess && shape.spec.rank > 0) error = FitLowRank(batch, count, shape, stream);
   if (error == cudaSuccess && shape.finish_units > 0) error = Finish(batch, count, shape, stream);
   if (error != cudaSuccess) return error;
+  if (shape.map_block > 0) return MeasureMapped(original, count, shape, stream);
   SumKernel<kJobs><<<count, 256, 0, stream>>>(batch, shape);
   return cudaGetLastError();
 }

@@ -5,6 +5,8 @@
 //   quantise.cu   scales, codes; the residual where a low-rank part follows
 //   low_rank.cu   factors of the residual
 //   finish.cu     values of the outliers, measured error
+// With a map map.cu comes first, whose result is what the others seal, and last, with the error as
+// those see it who do not know of the map.
 // All are compiled without fused multiply-add, so that codes, scales, factors and outliers have the
 // bits of kernels/reference.
 #ifndef KVGEAR_KERNELS_CUDA_SEAL_CUH_
@@ -27,18 +29,20 @@ struct SealShape {
   ops::SealSpec spec;  // but for the seed, which differs
   uint32_t kv_heads, head_dim, dirs, tiles;
   uint64_t tokens;         // of each job
-  uint64_t at;             // > 0: a single job
+  uint64_t at;             // of each job
   uint64_t padded_tokens;  // of `tokens`
   uint64_t first_block, blocks;  // to be written, of the segment
   uint32_t unit_tokens;    // of one thread block of quantise.cu
   uint32_t units;
   uint32_t finish_units;   // thread blocks of finish.cu for a head, 0 where it has nothing to do
   bool ranged;             // scales were found by a kernel of their own
+  uint32_t map_block;      // of the Hadamard map, 0 = none
   // Byte offsets from the start of a job's scratch memory.
   uint64_t bits;      // uint16 [kv_heads][tiles][padded_tokens]
   uint64_t residual;  // float [kv_heads][padded_tokens][dirs]
   uint64_t a;         // float [kv_heads][rank][padded_tokens]
   uint64_t sums;      // double [kv_heads][units + finish_units][2]
+  uint64_t mapped;    // uint16 [kv_heads][tokens][head_dim]
   uint64_t job_bytes;
   uint8_t* scratch;
 
@@ -105,6 +109,13 @@ __device__ inline double BlockSum(double x, double* shared) {
   return sum;
 }
 
+// Maps the rows of each job and has the jobs seal the result.
+template <uint32_t kJobs>
+cudaError_t MapRows(Batch<kJobs>& batch, uint32_t jobs, const SealShape& shape, cudaStream_t stream);
+// The sums of each job, from rows of `batch` and from what was sealed of them.
+template <uint32_t kJobs>
+cudaError_t MeasureMapped(const Batch<kJobs>& batch, uint32_t jobs, const SealShape& shape,
+                          cudaStream_t stream);
 template <uint32_t kJobs>
 cudaError_t MarkOutliers(const Batch<kJobs>& batch, uint32_t jobs, const SealShape& shape,
                          cudaStream_t stream);

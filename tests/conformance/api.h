@@ -42,6 +42,9 @@
   X(kvg_status, cache_append,                                                                      \
     (kvg_cache *, uint32_t, const void *, size_t, const void *, size_t, const kvg_append_desc *,   \
      kvg_error *))                                                                                 \
+  X(kvg_status, cache_append_batch,                                                                \
+    (kvg_cache *const *, size_t, uint32_t, const void *, size_t, const void *, size_t,             \
+     const kvg_append_desc *, kvg_error *))                                                        \
   X(void, attend_desc_init, (kvg_attend_desc *))                                                   \
   X(kvg_status, cache_attend,                                                                      \
     (const kvg_cache *, uint32_t, const void *, size_t, void *, size_t, const kvg_attend_desc *,   \

@@ -313,6 +313,75 @@ static void extremes(void) {
   KVG(cache_destroy)(cache);
 }
 
+/* Several caches in one call: the bits of a call for each; all of them or none. */
+static void batches(void) {
+  enum { CACHES = 4, EACH = 70, ALL = CACHES * EACH * ROW };
+  static const uint64_t before[CACHES] = {0, 5, 300, 64};
+  static float k[ALL], v[ALL];
+  kvg_cache *caches[CACHES], *alone[CACHES], *same[CACHES];
+  kvt_picture picture;
+  kvt_rig other, selects;
+  kvg_append_desc desc;
+  size_t i, step;
+  kvt_fill(k, ALL, 4, 0);
+  kvt_fill(v, ALL, 5, 0);
+  KVG(append_desc_init)(&desc);
+  desc.dtype = KVG_F32;
+  for (i = 0; i < CACHES; i++) {
+    caches[i] = fresh();
+    alone[i] = fresh();
+    OK(kvt_append(&rig, caches[i], 1, 0, before[i], (unsigned)i, &kvt_err));
+    OK(kvt_append(&rig, alone[i], 1, 0, before[i], (unsigned)i, &kvt_err));
+  }
+  for (step = 0; step < 3; step++) {
+    const uint64_t tokens = step == 1 ? EACH : 1;
+    const size_t bytes = (size_t)tokens * ROW * sizeof(float);
+    desc.tokens = tokens;
+    OK(KVG(cache_append_batch)(caches, CACHES, 1, k, CACHES * bytes, v, CACHES * bytes, &desc, &kvt_err));
+    for (i = 0; i < CACHES; i++) {
+      OK(KVG(cache_append)(alone[i], 1, k + i * tokens * ROW, bytes, v + i * tokens * ROW, bytes, &desc,
+                           &kvt_err));
+      kvt_picture_take(&picture, &rig, alone[i], 1);
+      CHECK(kvt_unchanged(&picture, &rig, caches[i], 1));
+      kvt_picture_free(&picture);
+    }
+  }
+  /* Refusals change none of them. */
+  if (!kvt_rig_open(&other, "fp16", 2, 4, HEADS, DIM, NULL)) return;
+  if (!kvt_rig_open(&selects, "fp16;1:h2o", 2, 4, HEADS, DIM, NULL)) return;
+  desc.tokens = EACH;
+  kvt_picture_take(&picture, &rig, caches[0], 1);
+#define REFUSED_BATCH(status, words, list, count)                                                    \
+  REFUSED(status, words,                                                                             \
+          KVG(cache_append_batch)(list, count, 1, k, sizeof(k), v, sizeof(v), &desc, &kvt_err));     \
+  CHECK(kvt_unchanged(&picture, &rig, caches[0], 1))
+  memcpy(same, caches, sizeof(same));
+  same[2] = caches[0];
+  REFUSED_BATCH(KVG_E_INVALID, "twice", same, CACHES);
+  same[2] = other.cache;
+  REFUSED_BATCH(KVG_E_INVALID, "cache 2", same, CACHES);
+  same[2] = NULL;
+  REFUSED_BATCH(KVG_E_INVALID, "cache 2", same, CACHES);
+  REFUSED_BATCH(KVG_E_INVALID, "caches", NULL, CACHES);
+  desc.tokens = EACH + 1;
+  REFUSED_BATCH(KVG_E_INVALID, "k_bytes", caches, CACHES);
+  desc.tokens = EACH;
+  v[ALL - 3] *= 1e30f;
+  v[ALL - 3] += 1e30f;
+  REFUSED_BATCH(KVG_E_NONFINITE, "cache 3", caches, CACHES);
+  REFUSED(KVG_E_UNSUPPORTED, "selects",
+          KVG(cache_append_batch)(&selects.cache, 1, 1, k, sizeof(k), k, sizeof(k), &desc, &kvt_err));
+  OK(KVG(cache_append_batch)(NULL, 0, 1, NULL, 0, NULL, 0, NULL, &kvt_err));
+#undef REFUSED_BATCH
+  kvt_picture_free(&picture);
+  kvt_rig_close(&selects);
+  kvt_rig_close(&other);
+  for (i = 0; i < CACHES; i++) {
+    KVG(cache_destroy)(caches[i]);
+    KVG(cache_destroy)(alone[i]);
+  }
+}
+
 void case_append(void) {
   kvt_picture picture;
   kvt_fill(good, sizeof(good) / sizeof(good[0]), 1, 0);
@@ -320,6 +389,7 @@ void case_append(void) {
   types();
   strides();
   extremes();
+  batches();
   OK(kvt_append(&rig, rig.cache, 0, 0, 70, 1, &kvt_err));
   OK(kvt_append(&rig, rig.cache, 1, 0, 300, 1, &kvt_err));
   kvt_picture_take(&picture, &rig, rig.cache, 1);

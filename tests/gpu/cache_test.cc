@@ -119,6 +119,50 @@ TEST_P(EveryRecipe, ABatchGivesTheBitsOfItsCaches) {
   }
 }
 
+TEST_P(EveryRecipe, ABatchTakesInWhatItsCachesWould) {
+  KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
+  if (OnCpuOnly(GetParam())) return;
+  const Input in = MakeInput(6, 6000);
+  std::vector<std::unique_ptr<Cache>> together, alone;
+  for (const uint64_t tokens : {uint64_t{0}, uint64_t{1000}, uint64_t{333}, uint64_t{0}, uint64_t{64}}) {
+    for (auto* caches : {&together, &alone}) {
+      caches->push_back(MakeCache(kShape, GetParam(), runtime));
+      if (tokens > 0) Must(AppendRows(*caches->back(), 0, in.k, in.v, 0, tokens));
+    }
+  }
+  for (auto* caches : {&together, &alone}) caches->push_back(Value((*caches)[1]->Fork()));
+  std::vector<Cache*> list;
+  for (const auto& cache : together) list.push_back(cache.get());
+  const uint64_t width = kShape.kv_dim();
+  for (int step = 0; step < 140; ++step) {
+    const uint64_t tokens = step == 3 ? 200 : step % 50 == 0 ? 40 : 1;
+    const uint64_t first = static_cast<uint64_t>(step) * 7, bytes = list.size() * tokens * width * 2;
+    const OnDevice k(*runtime, in.k.data() + first * width, bytes), v(*runtime, in.v.data() + first * width, bytes);
+    Must(Cache::AppendBatch(list, 0, {k.data(), bytes}, {v.data(), bytes}, ops::kF16, tokens));
+    for (size_t i = 0; i < alone.size(); ++i) {
+      Must(AppendRows(*alone[i], 0, in.k, in.v, first + i * tokens, tokens));
+    }
+    {
+      Device::Call call(*runtime->device());
+      call.Wait();
+    }
+    if (step % 20 > 4) continue;
+    for (size_t i = 0; i < alone.size(); ++i) {
+      ASSERT_TRUE(ReadAll(*together[i], 0, ops::kSideK) == ReadAll(*alone[i], 0, ops::kSideK)) << step << " " << i;
+      ASSERT_TRUE(ReadAll(*together[i], 0, ops::kSideV) == ReadAll(*alone[i], 0, ops::kSideV)) << step << " " << i;
+    }
+  }
+  for (size_t i = 0; i < alone.size(); ++i) {
+    const Stats a = Value(together[i]->GetStats(0, true, true)), b = Value(alone[i]->GetStats(0, true, true));
+    EXPECT_EQ(a.rel_error_k_mean, b.rel_error_k_mean);
+    EXPECT_EQ(a.rel_error_v_mean, b.rel_error_v_mean);
+    // In a batch a cache and its fork leave what they share at the same time.
+    if (i != 1 && i != 5) {
+      EXPECT_EQ(a.bytes_total(), b.bytes_total());
+    }
+  }
+}
+
 TEST_P(EveryRecipe, HistoriesOfForksAndTruncations) {
   KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
   if (OnCpuOnly(GetParam())) return;
@@ -326,9 +370,9 @@ TEST(Device, MemoryOfTheCallers) {
   EXPECT_EQ(pinned.bytes, 0u);
 }
 
-TEST(Device, RefusesRecipesWithAMap) {
+TEST(Device, RefusesRecipesThatLearnAMap) {
   KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
-  const auto status = Cache::Create(runtime, Value(Plan::Create(kShape, "int4;1:int4-rot"))).status();
+  const auto status = Cache::Create(runtime, Value(Plan::Create(kShape, "int4-rot;1:tc-4"))).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(status.message()), HasSubstr("layer 1"));
 }

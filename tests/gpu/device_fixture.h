@@ -29,7 +29,7 @@ inline absl::StatusOr<std::shared_ptr<Runtime>> TryDeviceRuntime(uint64_t budget
 // Whether devices do not know the recipe yet.
 inline bool OnCpuOnly(const std::string& recipe) {
   const Recipe parsed = MakeRecipe(recipe);
-  return parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
+  return parsed.k.map == SideRecipe::kOnline || parsed.v.map == SideRecipe::kOnline ||
          parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange || !parsed.select.none();
 }
 

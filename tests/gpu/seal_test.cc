@@ -128,10 +128,7 @@ void ExpectSamePieces(Layer& cpu, Layer& gpu, ops::Side side, const std::string&
 void Compare(const std::string& recipe, const Shape& shape, const std::vector<uint64_t>& appends,
              uint64_t seed) {
   KVG_DEVICE_RUNTIME_OR_SKIP(runtime);
-  const Recipe parsed = MakeRecipe(recipe);
-  if (parsed.k.map != SideRecipe::kNoMap || parsed.v.map != SideRecipe::kNoMap ||
-      parsed.k.fit != ops::kFitRange || parsed.v.fit != ops::kFitRange ||
-      !parsed.select.none()) return;  // CPU only
+  if (OnCpuOnly(recipe)) return;
   Layer cpu(shape, recipe, MakeRuntime()), gpu(shape, recipe, runtime);
   std::string where = absl::StrCat(recipe, " dim ", shape.head_dim, " heads ", shape.kv_heads, " lengths");
   for (const uint64_t tokens : appends) {
@@ -203,6 +200,8 @@ TEST(Seal, OutliersLowRankAndLongSegments) {
   Compare("gear-4,rank=1,decode_rank=2,outliers=0.5", shape, {600, 64, 64}, 9);
   Compare("gear-4,segment=8192,rank=6", shape, {8300}, 10);
   Compare("int4,outliers=0.03,segment=8192", shape, {8300}, 11);
+  Compare("gear-2,map=hadamard", shape, {1500, 30, 64, 1}, 12);
+  Compare("kivi-2,map=hadamard", shape, {700, 1, 1, 90, 1}, 13);
 }
 
 }  // namespace

@@ -97,9 +97,10 @@ Failure Unmark(DeviceContext* context, void*, uint64_t* mark, uint64_t least) {
   if (*mark > least) *mark = 0;
   return Count(context);
 }
-Failure Ingest(DeviceContext* context, void*, const IngestArgs* args, uint64_t* marked,
-               uint64_t mark) {
-  if (!ReferenceTable().ingest(args) && *marked == 0) *marked = mark;
+Failure Ingest(DeviceContext* context, void*, const DeviceIngestJob* jobs, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) {
+    if (!ReferenceTable().ingest(&jobs[i].args) && *jobs[i].marked == 0) *jobs[i].marked = jobs[i].mark;
+  }
   return Count(context);
 }
 Failure Seal(DeviceContext* context, void*, const DeviceSealJob* jobs, uint32_t count, void*) {

@@ -387,6 +387,23 @@ KVG_API kvg_status kvg_cache_append(kvg_cache *cache, uint32_t layer, const void
                                     const void *v, size_t v_bytes, const kvg_append_desc *desc,
                                     kvg_error *err);
 
+/**
+ * kvg_cache_append for one layer of several caches in one call, the same number of tokens to each, all
+ * of them or none. The caches must be different ones of one runtime and one shape; their recipes may
+ * differ, but for those that select tokens: KVG_E_UNSUPPORTED. Each cache gets the bits that a call of
+ * its own would give it.
+ * Cost: O(tokens of all caches), amortised; on a device much less work for the host than a call each.
+ * @param caches     the caches; 0 of them do nothing
+ * @param caches_len how many
+ * @param k          keys, [caches_len * desc->tokens, kv_heads, head_dim]: token i of cache c is row
+ *                   c * desc->tokens + i. Strides as in kvg_cache_append, from row to row.
+ * @param v          values, likewise
+ */
+KVG_API kvg_status kvg_cache_append_batch(kvg_cache *const *caches, size_t caches_len,
+                                          uint32_t layer, const void *k, size_t k_bytes,
+                                          const void *v, size_t v_bytes,
+                                          const kvg_append_desc *desc, kvg_error *err);
+
 /** What kvg_cache_attend is to compute. Query and output shapes are [queries, q_heads, head_dim]. */
 typedef struct kvg_attend_desc {
   uint32_t struct_size;

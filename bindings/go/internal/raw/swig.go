@@ -53,24 +53,24 @@ typedef _goslice_ swig_type_21;
 typedef long long swig_type_22;
 typedef _goslice_ swig_type_23;
 typedef _goslice_ swig_type_24;
-typedef long long swig_type_25;
-typedef _goslice_ swig_type_26;
+typedef _goslice_ swig_type_25;
+typedef long long swig_type_26;
 typedef _goslice_ swig_type_27;
 typedef _goslice_ swig_type_28;
 typedef long long swig_type_29;
-typedef long long swig_type_30;
-typedef long long swig_type_31;
+typedef _goslice_ swig_type_30;
+typedef _goslice_ swig_type_31;
 typedef _goslice_ swig_type_32;
 typedef long long swig_type_33;
 typedef long long swig_type_34;
 typedef long long swig_type_35;
-typedef long long swig_type_36;
+typedef _goslice_ swig_type_36;
 typedef long long swig_type_37;
 typedef long long swig_type_38;
 typedef long long swig_type_39;
-typedef _gostring_ swig_type_40;
+typedef long long swig_type_40;
 typedef long long swig_type_41;
-typedef _goslice_ swig_type_42;
+typedef long long swig_type_42;
 typedef long long swig_type_43;
 typedef _gostring_ swig_type_44;
 typedef long long swig_type_45;
@@ -80,101 +80,106 @@ typedef _gostring_ swig_type_48;
 typedef long long swig_type_49;
 typedef _goslice_ swig_type_50;
 typedef long long swig_type_51;
-typedef long long swig_type_52;
+typedef _gostring_ swig_type_52;
 typedef long long swig_type_53;
 typedef _goslice_ swig_type_54;
 typedef long long swig_type_55;
-typedef _goslice_ swig_type_56;
+typedef long long swig_type_56;
 typedef long long swig_type_57;
-typedef long long swig_type_58;
+typedef _goslice_ swig_type_58;
 typedef long long swig_type_59;
-typedef long long swig_type_60;
-typedef _goslice_ swig_type_61;
+typedef _goslice_ swig_type_60;
+typedef long long swig_type_61;
 typedef long long swig_type_62;
-typedef _goslice_ swig_type_63;
+typedef long long swig_type_63;
 typedef long long swig_type_64;
-typedef long long swig_type_65;
-typedef _goslice_ swig_type_66;
+typedef _goslice_ swig_type_65;
+typedef long long swig_type_66;
 typedef _goslice_ swig_type_67;
-typedef _goslice_ swig_type_68;
+typedef long long swig_type_68;
 typedef long long swig_type_69;
 typedef _goslice_ swig_type_70;
-typedef long long swig_type_71;
-typedef long long swig_type_72;
-typedef _goslice_ swig_type_73;
+typedef _goslice_ swig_type_71;
+typedef _goslice_ swig_type_72;
+typedef long long swig_type_73;
 typedef _goslice_ swig_type_74;
 typedef long long swig_type_75;
-typedef _goslice_ swig_type_76;
-typedef long long swig_type_77;
+typedef long long swig_type_76;
+typedef _goslice_ swig_type_77;
 typedef _goslice_ swig_type_78;
-typedef _goslice_ swig_type_79;
-typedef long long swig_type_80;
-typedef _goslice_ swig_type_81;
-extern void _wrap_Swig_free_raw_cee1fe18cb0ddaa2(uintptr_t arg1);
-extern uintptr_t _wrap_Swig_malloc_raw_cee1fe18cb0ddaa2(swig_intgo arg1);
-extern int _wrap_KvgAbiVersion_raw_cee1fe18cb0ddaa2(void);
-extern int _wrap_KvgAbiMin_raw_cee1fe18cb0ddaa2(void);
-extern swig_voidp _wrap_KvgVersionString_raw_cee1fe18cb0ddaa2(void);
-extern swig_voidp _wrap_KvgStatusString_raw_cee1fe18cb0ddaa2(int arg1);
-extern void _wrap_KvgAllocatorInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern void _wrap_KvgRuntimeOptionsInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_1 _wrap_KvgRuntimeCreate_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2);
-extern void _wrap_KvgRuntimeDestroy_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_2 _wrap_KvgRuntimeDescribe_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_3 arg2, swig_voidp arg3);
-extern swig_type_4 _wrap_KvgRuntimeMemory_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2);
-extern int _wrap_KvgRecipeCount_raw_cee1fe18cb0ddaa2(void);
-extern swig_voidp _wrap_KvgRecipeName_raw_cee1fe18cb0ddaa2(int arg1);
-extern swig_voidp _wrap_KvgRecipeSummary_raw_cee1fe18cb0ddaa2(int arg1);
-extern int _wrap_KvgPolicyCount_raw_cee1fe18cb0ddaa2(void);
-extern swig_voidp _wrap_KvgPolicyName_raw_cee1fe18cb0ddaa2(int arg1);
-extern swig_voidp _wrap_KvgPolicySummary_raw_cee1fe18cb0ddaa2(int arg1);
-extern swig_type_5 _wrap_KvgRecipeCanonical_raw_cee1fe18cb0ddaa2(swig_type_6 arg1, swig_type_7 arg2, swig_voidp arg3);
-extern void _wrap_KvgShapeInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_8 _wrap_KvgPlanCreate_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_9 arg2, swig_voidp arg3);
-extern swig_type_10 _wrap_KvgPlanLoad_raw_cee1fe18cb0ddaa2(swig_type_11 arg1, swig_voidp arg2, swig_type_12 arg3, swig_type_13 arg4, swig_voidp arg5);
-extern swig_type_14 _wrap_KvgPlanLatent_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4, swig_voidp arg5);
-extern void _wrap_KvgPlanDestroy_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_15 _wrap_KvgPlanShape_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2);
-extern swig_type_16 _wrap_KvgPlanRecipe_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_17 arg3, swig_voidp arg4);
-extern swig_type_18 _wrap_KvgCacheCreate_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2, swig_voidp arg3);
-extern void _wrap_KvgCacheDestroy_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern void _wrap_KvgAppendDescInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_19 _wrap_KvgCacheAppend_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_20 arg3, swig_type_21 arg4, swig_voidp arg5);
-extern void _wrap_KvgAttendDescInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_22 _wrap_KvgCacheAttend_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_23 arg3, swig_type_24 arg4, swig_voidp arg5);
-extern swig_type_25 _wrap_KvgCacheAttendBatch_raw_cee1fe18cb0ddaa2(swig_type_26 arg1, int arg2, swig_type_27 arg3, swig_type_28 arg4, swig_voidp arg5);
-extern swig_type_29 _wrap_KvgCacheRead_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, int arg3, swig_type_30 arg4, swig_type_31 arg5, int arg6, swig_type_32 arg7);
-extern swig_type_33 _wrap_KvgCacheLength_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_voidp arg3);
-extern swig_type_34 _wrap_KvgCacheTruncate_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_35 arg3);
-extern swig_type_36 _wrap_KvgCacheClear_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_37 _wrap_KvgCacheFork_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2);
-extern void _wrap_KvgStatsInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_38 _wrap_KvgCacheStats_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4);
-extern void _wrap_KvgSaveDescInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern void _wrap_KvgLoadDescInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_39 _wrap_KvgCacheSave_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_40 arg2, swig_voidp arg3);
-extern swig_type_41 _wrap_KvgCacheSaveBuffer_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_42 arg2, swig_voidp arg3, swig_voidp arg4);
-extern swig_type_43 _wrap_KvgCacheLoad_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2, swig_type_44 arg3, swig_voidp arg4, swig_voidp arg5);
-extern swig_type_45 _wrap_KvgCacheLoadBuffer_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2, swig_type_46 arg3, swig_voidp arg4, swig_voidp arg5);
-extern swig_type_47 _wrap_KvgCacheExtend_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_48 arg2, swig_voidp arg3);
-extern swig_type_49 _wrap_KvgCacheExtendBuffer_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_50 arg2, swig_voidp arg3);
-extern swig_type_51 _wrap_KvgPrefixCreate_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_52 arg2, swig_voidp arg3);
-extern void _wrap_KvgPrefixDestroy_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_53 _wrap_KvgPrefixInsert_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_type_54 arg2, swig_voidp arg3);
-extern swig_type_55 _wrap_KvgPrefixFind_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2, swig_type_56 arg3, swig_voidp arg4, swig_voidp arg5);
-extern swig_type_57 _wrap_KvgPrefixClear_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern void _wrap_KvgPrefixStatsInit_raw_cee1fe18cb0ddaa2(swig_voidp arg1);
-extern swig_type_58 _wrap_KvgPrefixReadStats_raw_cee1fe18cb0ddaa2(swig_voidp arg1, swig_voidp arg2);
-extern swig_type_59 _wrap_KvgCacheHeld_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_voidp arg3);
-extern swig_type_60 _wrap_KvgCachePositions_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, int arg3, swig_type_61 arg4, swig_voidp arg5);
-extern swig_type_62 _wrap_KvgCacheBits_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, int arg3, swig_type_63 arg4, swig_voidp arg5);
-extern swig_type_64 _wrap_KvgCacheSelect_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2);
-extern swig_type_65 _wrap_KvgCacheAppendAt_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_66 arg3, swig_type_67 arg4, swig_type_68 arg5, swig_voidp arg6);
-extern swig_type_69 _wrap_KvgCacheObserve_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_70 arg3, swig_type_71 arg4);
-extern swig_type_72 _wrap_KvgCacheProbe_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_73 arg3, swig_type_74 arg4, swig_voidp arg5);
-extern swig_type_75 _wrap_KvgCacheProbePositions_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_76 arg3, swig_voidp arg4);
-extern swig_type_77 _wrap_KvgCacheAttendObserve_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_78 arg3, swig_type_79 arg4, swig_voidp arg5);
-extern swig_type_80 _wrap_KvgCacheNextTokens_raw_cee1fe18cb0ddaa2(swig_voidp arg1, int arg2, swig_type_81 arg3, swig_voidp arg4);
+typedef long long swig_type_79;
+typedef _goslice_ swig_type_80;
+typedef long long swig_type_81;
+typedef _goslice_ swig_type_82;
+typedef _goslice_ swig_type_83;
+typedef long long swig_type_84;
+typedef _goslice_ swig_type_85;
+extern void _wrap_Swig_free_raw_484e0ff3a5e31dea(uintptr_t arg1);
+extern uintptr_t _wrap_Swig_malloc_raw_484e0ff3a5e31dea(swig_intgo arg1);
+extern int _wrap_KvgAbiVersion_raw_484e0ff3a5e31dea(void);
+extern int _wrap_KvgAbiMin_raw_484e0ff3a5e31dea(void);
+extern swig_voidp _wrap_KvgVersionString_raw_484e0ff3a5e31dea(void);
+extern swig_voidp _wrap_KvgStatusString_raw_484e0ff3a5e31dea(int arg1);
+extern void _wrap_KvgAllocatorInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern void _wrap_KvgRuntimeOptionsInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_1 _wrap_KvgRuntimeCreate_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2);
+extern void _wrap_KvgRuntimeDestroy_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_2 _wrap_KvgRuntimeDescribe_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_3 arg2, swig_voidp arg3);
+extern swig_type_4 _wrap_KvgRuntimeMemory_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2);
+extern int _wrap_KvgRecipeCount_raw_484e0ff3a5e31dea(void);
+extern swig_voidp _wrap_KvgRecipeName_raw_484e0ff3a5e31dea(int arg1);
+extern swig_voidp _wrap_KvgRecipeSummary_raw_484e0ff3a5e31dea(int arg1);
+extern int _wrap_KvgPolicyCount_raw_484e0ff3a5e31dea(void);
+extern swig_voidp _wrap_KvgPolicyName_raw_484e0ff3a5e31dea(int arg1);
+extern swig_voidp _wrap_KvgPolicySummary_raw_484e0ff3a5e31dea(int arg1);
+extern swig_type_5 _wrap_KvgRecipeCanonical_raw_484e0ff3a5e31dea(swig_type_6 arg1, swig_type_7 arg2, swig_voidp arg3);
+extern void _wrap_KvgShapeInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_8 _wrap_KvgPlanCreate_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_9 arg2, swig_voidp arg3);
+extern swig_type_10 _wrap_KvgPlanLoad_raw_484e0ff3a5e31dea(swig_type_11 arg1, swig_voidp arg2, swig_type_12 arg3, swig_type_13 arg4, swig_voidp arg5);
+extern swig_type_14 _wrap_KvgPlanLatent_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4, swig_voidp arg5);
+extern void _wrap_KvgPlanDestroy_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_15 _wrap_KvgPlanShape_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2);
+extern swig_type_16 _wrap_KvgPlanRecipe_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_17 arg3, swig_voidp arg4);
+extern swig_type_18 _wrap_KvgCacheCreate_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2, swig_voidp arg3);
+extern void _wrap_KvgCacheDestroy_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern void _wrap_KvgAppendDescInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_19 _wrap_KvgCacheAppend_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_20 arg3, swig_type_21 arg4, swig_voidp arg5);
+extern swig_type_22 _wrap_KvgCacheAppendBatch_raw_484e0ff3a5e31dea(swig_type_23 arg1, int arg2, swig_type_24 arg3, swig_type_25 arg4, swig_voidp arg5);
+extern void _wrap_KvgAttendDescInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_26 _wrap_KvgCacheAttend_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_27 arg3, swig_type_28 arg4, swig_voidp arg5);
+extern swig_type_29 _wrap_KvgCacheAttendBatch_raw_484e0ff3a5e31dea(swig_type_30 arg1, int arg2, swig_type_31 arg3, swig_type_32 arg4, swig_voidp arg5);
+extern swig_type_33 _wrap_KvgCacheRead_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, int arg3, swig_type_34 arg4, swig_type_35 arg5, int arg6, swig_type_36 arg7);
+extern swig_type_37 _wrap_KvgCacheLength_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_voidp arg3);
+extern swig_type_38 _wrap_KvgCacheTruncate_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_39 arg3);
+extern swig_type_40 _wrap_KvgCacheClear_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_41 _wrap_KvgCacheFork_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2);
+extern void _wrap_KvgStatsInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_42 _wrap_KvgCacheStats_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, int arg3, swig_voidp arg4);
+extern void _wrap_KvgSaveDescInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern void _wrap_KvgLoadDescInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_43 _wrap_KvgCacheSave_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_44 arg2, swig_voidp arg3);
+extern swig_type_45 _wrap_KvgCacheSaveBuffer_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_46 arg2, swig_voidp arg3, swig_voidp arg4);
+extern swig_type_47 _wrap_KvgCacheLoad_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2, swig_type_48 arg3, swig_voidp arg4, swig_voidp arg5);
+extern swig_type_49 _wrap_KvgCacheLoadBuffer_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2, swig_type_50 arg3, swig_voidp arg4, swig_voidp arg5);
+extern swig_type_51 _wrap_KvgCacheExtend_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_52 arg2, swig_voidp arg3);
+extern swig_type_53 _wrap_KvgCacheExtendBuffer_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_54 arg2, swig_voidp arg3);
+extern swig_type_55 _wrap_KvgPrefixCreate_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_56 arg2, swig_voidp arg3);
+extern void _wrap_KvgPrefixDestroy_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_57 _wrap_KvgPrefixInsert_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_type_58 arg2, swig_voidp arg3);
+extern swig_type_59 _wrap_KvgPrefixFind_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2, swig_type_60 arg3, swig_voidp arg4, swig_voidp arg5);
+extern swig_type_61 _wrap_KvgPrefixClear_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern void _wrap_KvgPrefixStatsInit_raw_484e0ff3a5e31dea(swig_voidp arg1);
+extern swig_type_62 _wrap_KvgPrefixReadStats_raw_484e0ff3a5e31dea(swig_voidp arg1, swig_voidp arg2);
+extern swig_type_63 _wrap_KvgCacheHeld_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_voidp arg3);
+extern swig_type_64 _wrap_KvgCachePositions_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, int arg3, swig_type_65 arg4, swig_voidp arg5);
+extern swig_type_66 _wrap_KvgCacheBits_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, int arg3, swig_type_67 arg4, swig_voidp arg5);
+extern swig_type_68 _wrap_KvgCacheSelect_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2);
+extern swig_type_69 _wrap_KvgCacheAppendAt_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_70 arg3, swig_type_71 arg4, swig_type_72 arg5, swig_voidp arg6);
+extern swig_type_73 _wrap_KvgCacheObserve_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_74 arg3, swig_type_75 arg4);
+extern swig_type_76 _wrap_KvgCacheProbe_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_77 arg3, swig_type_78 arg4, swig_voidp arg5);
+extern swig_type_79 _wrap_KvgCacheProbePositions_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_80 arg3, swig_voidp arg4);
+extern swig_type_81 _wrap_KvgCacheAttendObserve_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_82 arg3, swig_type_83 arg4, swig_voidp arg5);
+extern swig_type_84 _wrap_KvgCacheNextTokens_raw_484e0ff3a5e31dea(swig_voidp arg1, int arg2, swig_type_85 arg3, swig_voidp arg4);
 #undef intgo
 */
 import "C"
@@ -202,31 +207,31 @@ type _ sync.Mutex
 
 func Swig_free(arg1 uintptr) {
 	_swig_i_0 := arg1
-	C._wrap_Swig_free_raw_cee1fe18cb0ddaa2(C.uintptr_t(_swig_i_0))
+	C._wrap_Swig_free_raw_484e0ff3a5e31dea(C.uintptr_t(_swig_i_0))
 }
 
 func Swig_malloc(arg1 int) (_swig_ret uintptr) {
 	var swig_r uintptr
 	_swig_i_0 := arg1
-	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_cee1fe18cb0ddaa2(C.swig_intgo(_swig_i_0)))
+	swig_r = (uintptr)(C._wrap_Swig_malloc_raw_484e0ff3a5e31dea(C.swig_intgo(_swig_i_0)))
 	return swig_r
 }
 
 func KvgAbiVersion() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgAbiVersion_raw_cee1fe18cb0ddaa2())
+	swig_r = (uint32)(C._wrap_KvgAbiVersion_raw_484e0ff3a5e31dea())
 	return swig_r
 }
 
 func KvgAbiMin() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgAbiMin_raw_cee1fe18cb0ddaa2())
+	swig_r = (uint32)(C._wrap_KvgAbiMin_raw_484e0ff3a5e31dea())
 	return swig_r
 }
 
 func KvgVersionString() (_swig_ret string) {
 	var swig_r *byte
-	swig_r = (*byte)(C._wrap_KvgVersionString_raw_cee1fe18cb0ddaa2())
+	swig_r = (*byte)(C._wrap_KvgVersionString_raw_484e0ff3a5e31dea())
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -235,7 +240,7 @@ func KvgVersionString() (_swig_ret string) {
 func KvgStatusString(arg1 int32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgStatusString_raw_cee1fe18cb0ddaa2(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgStatusString_raw_484e0ff3a5e31dea(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -243,19 +248,19 @@ func KvgStatusString(arg1 int32) (_swig_ret string) {
 
 func KvgAllocatorInit(arg1 *kvg_allocator) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAllocatorInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAllocatorInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeOptionsInit(arg1 *kvg_runtime_options) {
 	_swig_i_0 := arg1
-	C._wrap_KvgRuntimeOptionsInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgRuntimeOptionsInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeCreate(arg1 *kvg_runtime_options, arg2 **kvg_runtime) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgRuntimeCreate_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeCreate_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -263,7 +268,7 @@ func KvgRuntimeCreate(arg1 *kvg_runtime_options, arg2 **kvg_runtime) (_swig_ret 
 
 func KvgRuntimeDestroy(arg1 *kvg_runtime) {
 	_swig_i_0 := arg1
-	C._wrap_KvgRuntimeDestroy_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgRuntimeDestroy_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgRuntimeDescribe(arg1 *kvg_runtime, arg2 []byte, arg3 *uint64) (_swig_ret error) {
@@ -271,7 +276,7 @@ func KvgRuntimeDescribe(arg1 *kvg_runtime, arg2 []byte, arg3 *uint64) (_swig_ret
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgRuntimeDescribe_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_3)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeDescribe_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_3)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -284,7 +289,7 @@ func KvgRuntimeMemory(arg1 *kvg_runtime, arg2 *uint64_t) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgRuntimeMemory_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgRuntimeMemory_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -292,14 +297,14 @@ func KvgRuntimeMemory(arg1 *kvg_runtime, arg2 *uint64_t) (_swig_ret error) {
 
 func KvgRecipeCount() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgRecipeCount_raw_cee1fe18cb0ddaa2())
+	swig_r = (uint32)(C._wrap_KvgRecipeCount_raw_484e0ff3a5e31dea())
 	return swig_r
 }
 
 func KvgRecipeName(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgRecipeName_raw_cee1fe18cb0ddaa2(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgRecipeName_raw_484e0ff3a5e31dea(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -308,7 +313,7 @@ func KvgRecipeName(arg1 uint32) (_swig_ret string) {
 func KvgRecipeSummary(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgRecipeSummary_raw_cee1fe18cb0ddaa2(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgRecipeSummary_raw_484e0ff3a5e31dea(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -316,14 +321,14 @@ func KvgRecipeSummary(arg1 uint32) (_swig_ret string) {
 
 func KvgPolicyCount() (_swig_ret uint32) {
 	var swig_r uint32
-	swig_r = (uint32)(C._wrap_KvgPolicyCount_raw_cee1fe18cb0ddaa2())
+	swig_r = (uint32)(C._wrap_KvgPolicyCount_raw_484e0ff3a5e31dea())
 	return swig_r
 }
 
 func KvgPolicyName(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgPolicyName_raw_cee1fe18cb0ddaa2(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgPolicyName_raw_484e0ff3a5e31dea(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -332,7 +337,7 @@ func KvgPolicyName(arg1 uint32) (_swig_ret string) {
 func KvgPolicySummary(arg1 uint32) (_swig_ret string) {
 	var swig_r *byte
 	_swig_i_0 := arg1
-	swig_r = (*byte)(C._wrap_KvgPolicySummary_raw_cee1fe18cb0ddaa2(C.int(_swig_i_0)))
+	swig_r = (*byte)(C._wrap_KvgPolicySummary_raw_484e0ff3a5e31dea(C.int(_swig_i_0)))
 	var swig_r_1 string
 	swig_r_1 = goString(swig_r)
 	return swig_r_1
@@ -343,7 +348,7 @@ func KvgRecipeCanonical(arg1 string, arg2 []byte, arg3 *uint64) (_swig_ret error
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgRecipeCanonical_raw_cee1fe18cb0ddaa2(*(*C.swig_type_6)(unsafe.Pointer(&_swig_i_0)), *(*C.swig_type_7)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgRecipeCanonical_raw_484e0ff3a5e31dea(*(*C.swig_type_6)(unsafe.Pointer(&_swig_i_0)), *(*C.swig_type_7)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg1
 	}
@@ -357,7 +362,7 @@ func KvgRecipeCanonical(arg1 string, arg2 []byte, arg3 *uint64) (_swig_ret error
 
 func KvgShapeInit(arg1 *kvg_shape) {
 	_swig_i_0 := arg1
-	C._wrap_KvgShapeInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgShapeInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPlanCreate(arg1 *kvg_shape, arg2 string, arg3 **kvg_plan) (_swig_ret error) {
@@ -365,7 +370,7 @@ func KvgPlanCreate(arg1 *kvg_shape, arg2 string, arg3 **kvg_plan) (_swig_ret err
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgPlanCreate_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_9)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgPlanCreate_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_9)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -381,7 +386,7 @@ func KvgPlanLoad(arg1 string, arg2 *kvg_shape, arg3 string, arg4 []byte, arg5 **
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgPlanLoad_raw_cee1fe18cb0ddaa2(*(*C.swig_type_11)(unsafe.Pointer(&_swig_i_0)), C.swig_voidp(_swig_i_1), *(*C.swig_type_12)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_13)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgPlanLoad_raw_484e0ff3a5e31dea(*(*C.swig_type_11)(unsafe.Pointer(&_swig_i_0)), C.swig_voidp(_swig_i_1), *(*C.swig_type_12)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_13)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg1
 	}
@@ -403,7 +408,7 @@ func KvgPlanLatent(arg1 *kvg_plan, arg2 uint32, arg3 uint32, arg4 *uint32_t, arg
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgPlanLatent_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgPlanLatent_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -411,14 +416,14 @@ func KvgPlanLatent(arg1 *kvg_plan, arg2 uint32, arg3 uint32, arg4 *uint32_t, arg
 
 func KvgPlanDestroy(arg1 *kvg_plan) {
 	_swig_i_0 := arg1
-	C._wrap_KvgPlanDestroy_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgPlanDestroy_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPlanShape(arg1 *kvg_plan, arg2 *kvg_shape) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgPlanShape_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgPlanShape_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -430,7 +435,7 @@ func KvgPlanRecipe(arg1 *kvg_plan, arg2 uint32, arg3 []byte, arg4 *uint64) (_swi
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgPlanRecipe_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgPlanRecipe_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_17)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -444,7 +449,7 @@ func KvgCacheCreate(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 **kvg_cache) (_swig_
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheCreate_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheCreate_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -452,12 +457,12 @@ func KvgCacheCreate(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 **kvg_cache) (_swig_
 
 func KvgCacheDestroy(arg1 *kvg_cache) {
 	_swig_i_0 := arg1
-	C._wrap_KvgCacheDestroy_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgCacheDestroy_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgAppendDescInit(arg1 *kvg_append_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAppendDescInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAppendDescInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5 *kvg_append_desc) (_swig_ret error) {
@@ -467,7 +472,29 @@ func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAppend_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_20)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_21)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAppend_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_20)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_21)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg3
+	}
+	if Swig_escape_always_false {
+		Swig_escape_val = arg4
+	}
+	var swig_r_1 error
+	swig_r_1 = takeError(swig_r)
+	return swig_r_1
+}
+
+func KvgCacheAppendBatch(arg1 []*kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5 *kvg_append_desc) (_swig_ret error) {
+	var swig_r uint64
+	_swig_i_0 := arg1
+	_swig_i_1 := arg2
+	_swig_i_2 := arg3
+	_swig_i_3 := arg4
+	_swig_i_4 := arg5
+	swig_r = (uint64)(C._wrap_KvgCacheAppendBatch_raw_484e0ff3a5e31dea(*(*C.swig_type_23)(unsafe.Pointer(&_swig_i_0)), C.int(_swig_i_1), *(*C.swig_type_24)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_25)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	if Swig_escape_always_false {
+		Swig_escape_val = arg1
+	}
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -481,7 +508,7 @@ func KvgCacheAppend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 
 func KvgAttendDescInit(arg1 *kvg_attend_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgAttendDescInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgAttendDescInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheAttend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5 *kvg_attend_desc) (_swig_ret error) {
@@ -491,7 +518,7 @@ func KvgCacheAttend(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, arg5
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAttend_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_23)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_24)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAttend_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_27)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_28)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -510,7 +537,7 @@ func KvgCacheAttendBatch(arg1 []*kvg_cache, arg2 uint32, arg3 []byte, arg4 []byt
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAttendBatch_raw_cee1fe18cb0ddaa2(*(*C.swig_type_26)(unsafe.Pointer(&_swig_i_0)), C.int(_swig_i_1), *(*C.swig_type_27)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_28)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAttendBatch_raw_484e0ff3a5e31dea(*(*C.swig_type_30)(unsafe.Pointer(&_swig_i_0)), C.int(_swig_i_1), *(*C.swig_type_31)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_32)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg1
 	}
@@ -534,7 +561,7 @@ func KvgCacheRead(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 uint64, arg5 u
 	_swig_i_4 := arg5
 	_swig_i_5 := arg6
 	_swig_i_6 := arg7
-	swig_r = (uint64)(C._wrap_KvgCacheRead_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_30(_swig_i_3), C.swig_type_31(_swig_i_4), C.int(_swig_i_5), *(*C.swig_type_32)(unsafe.Pointer(&_swig_i_6))))
+	swig_r = (uint64)(C._wrap_KvgCacheRead_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_type_34(_swig_i_3), C.swig_type_35(_swig_i_4), C.int(_swig_i_5), *(*C.swig_type_36)(unsafe.Pointer(&_swig_i_6))))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg7
 	}
@@ -548,7 +575,7 @@ func KvgCacheLength(arg1 *kvg_cache, arg2 uint32, arg3 *uint64_t) (_swig_ret err
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheLength_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheLength_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -559,7 +586,7 @@ func KvgCacheTruncate(arg1 *kvg_cache, arg2 uint32, arg3 uint64) (_swig_ret erro
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheTruncate_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_type_35(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheTruncate_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_type_39(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -568,7 +595,7 @@ func KvgCacheTruncate(arg1 *kvg_cache, arg2 uint32, arg3 uint64) (_swig_ret erro
 func KvgCacheClear(arg1 *kvg_cache) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
-	swig_r = (uint64)(C._wrap_KvgCacheClear_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0)))
+	swig_r = (uint64)(C._wrap_KvgCacheClear_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -578,7 +605,7 @@ func KvgCacheFork(arg1 *kvg_cache, arg2 **kvg_cache) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgCacheFork_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgCacheFork_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -586,7 +613,7 @@ func KvgCacheFork(arg1 *kvg_cache, arg2 **kvg_cache) (_swig_ret error) {
 
 func KvgStatsInit(arg1 *kvg_stats) {
 	_swig_i_0 := arg1
-	C._wrap_KvgStatsInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgStatsInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheStats(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 *kvg_stats) (_swig_ret error) {
@@ -595,7 +622,7 @@ func KvgCacheStats(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 *kvg_stats) (
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheStats_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheStats_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), C.swig_voidp(_swig_i_3)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -603,12 +630,12 @@ func KvgCacheStats(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 *kvg_stats) (
 
 func KvgSaveDescInit(arg1 *kvg_save_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgSaveDescInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgSaveDescInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgLoadDescInit(arg1 *kvg_load_desc) {
 	_swig_i_0 := arg1
-	C._wrap_KvgLoadDescInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgLoadDescInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgCacheSave(arg1 *kvg_cache, arg2 string, arg3 *kvg_save_desc) (_swig_ret error) {
@@ -616,7 +643,7 @@ func KvgCacheSave(arg1 *kvg_cache, arg2 string, arg3 *kvg_save_desc) (_swig_ret 
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheSave_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_40)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheSave_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -631,7 +658,7 @@ func KvgCacheSaveBuffer(arg1 *kvg_cache, arg2 []byte, arg3 *uint64, arg4 *kvg_sa
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheSaveBuffer_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_42)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheSaveBuffer_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_46)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2), C.swig_voidp(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -647,7 +674,7 @@ func KvgCacheLoad(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 string, arg4 *kvg_load
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheLoad_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_44)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheLoad_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_48)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -663,7 +690,7 @@ func KvgCacheLoadBuffer(arg1 *kvg_runtime, arg2 *kvg_plan, arg3 []byte, arg4 *kv
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheLoadBuffer_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_46)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheLoadBuffer_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_50)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -677,7 +704,7 @@ func KvgCacheExtend(arg1 *kvg_cache, arg2 string, arg3 *kvg_load_desc) (_swig_re
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheExtend_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_48)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheExtend_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_52)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -691,7 +718,7 @@ func KvgCacheExtendBuffer(arg1 *kvg_cache, arg2 []byte, arg3 *kvg_load_desc) (_s
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheExtendBuffer_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_50)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheExtendBuffer_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_54)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -705,7 +732,7 @@ func KvgPrefixCreate(arg1 *kvg_runtime, arg2 uint64, arg3 **kvg_prefix) (_swig_r
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgPrefixCreate_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_type_52(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgPrefixCreate_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_type_56(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -713,7 +740,7 @@ func KvgPrefixCreate(arg1 *kvg_runtime, arg2 uint64, arg3 **kvg_prefix) (_swig_r
 
 func KvgPrefixDestroy(arg1 *kvg_prefix) {
 	_swig_i_0 := arg1
-	C._wrap_KvgPrefixDestroy_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgPrefixDestroy_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPrefixInsert(arg1 *kvg_prefix, arg2 []uint32_t, arg3 *kvg_cache) (_swig_ret error) {
@@ -721,7 +748,7 @@ func KvgPrefixInsert(arg1 *kvg_prefix, arg2 []uint32_t, arg3 *kvg_cache) (_swig_
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgPrefixInsert_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), *(*C.swig_type_54)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgPrefixInsert_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), *(*C.swig_type_58)(unsafe.Pointer(&_swig_i_1)), C.swig_voidp(_swig_i_2)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg2
 	}
@@ -737,7 +764,7 @@ func KvgPrefixFind(arg1 *kvg_prefix, arg2 *kvg_plan, arg3 []uint32_t, arg4 *uint
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgPrefixFind_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_56)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgPrefixFind_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1), *(*C.swig_type_60)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -749,7 +776,7 @@ func KvgPrefixFind(arg1 *kvg_prefix, arg2 *kvg_plan, arg3 []uint32_t, arg4 *uint
 func KvgPrefixClear(arg1 *kvg_prefix) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
-	swig_r = (uint64)(C._wrap_KvgPrefixClear_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0)))
+	swig_r = (uint64)(C._wrap_KvgPrefixClear_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -757,14 +784,14 @@ func KvgPrefixClear(arg1 *kvg_prefix) (_swig_ret error) {
 
 func KvgPrefixStatsInit(arg1 *kvg_prefix_stats) {
 	_swig_i_0 := arg1
-	C._wrap_KvgPrefixStatsInit_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0))
+	C._wrap_KvgPrefixStatsInit_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0))
 }
 
 func KvgPrefixReadStats(arg1 *kvg_prefix, arg2 *kvg_prefix_stats) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgPrefixReadStats_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgPrefixReadStats_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.swig_voidp(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -775,7 +802,7 @@ func KvgCacheHeld(arg1 *kvg_cache, arg2 uint32, arg3 *uint64_t) (_swig_ret error
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
-	swig_r = (uint64)(C._wrap_KvgCacheHeld_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
+	swig_r = (uint64)(C._wrap_KvgCacheHeld_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.swig_voidp(_swig_i_2)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -788,7 +815,7 @@ func KvgCachePositions(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 []uint64_
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCachePositions_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), *(*C.swig_type_61)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCachePositions_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), *(*C.swig_type_65)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg4
 	}
@@ -804,7 +831,7 @@ func KvgCacheBits(arg1 *kvg_cache, arg2 uint32, arg3 uint32, arg4 []uint8_t, arg
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheBits_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), *(*C.swig_type_63)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheBits_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), C.int(_swig_i_2), *(*C.swig_type_67)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg4
 	}
@@ -817,7 +844,7 @@ func KvgCacheSelect(arg1 *kvg_cache, arg2 uint32) (_swig_ret error) {
 	var swig_r uint64
 	_swig_i_0 := arg1
 	_swig_i_1 := arg2
-	swig_r = (uint64)(C._wrap_KvgCacheSelect_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1)))
+	swig_r = (uint64)(C._wrap_KvgCacheSelect_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1)))
 	var swig_r_1 error
 	swig_r_1 = takeError(swig_r)
 	return swig_r_1
@@ -831,7 +858,7 @@ func KvgCacheAppendAt(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byte, ar
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
 	_swig_i_5 := arg6
-	swig_r = (uint64)(C._wrap_KvgCacheAppendAt_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_66)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_67)(unsafe.Pointer(&_swig_i_3)), *(*C.swig_type_68)(unsafe.Pointer(&_swig_i_4)), C.swig_voidp(_swig_i_5)))
+	swig_r = (uint64)(C._wrap_KvgCacheAppendAt_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_70)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_71)(unsafe.Pointer(&_swig_i_3)), *(*C.swig_type_72)(unsafe.Pointer(&_swig_i_4)), C.swig_voidp(_swig_i_5)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -852,7 +879,7 @@ func KvgCacheObserve(arg1 *kvg_cache, arg2 uint32, arg3 []float, arg4 uint64) (_
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheObserve_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_70)(unsafe.Pointer(&_swig_i_2)), C.swig_type_71(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheObserve_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_74)(unsafe.Pointer(&_swig_i_2)), C.swig_type_75(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -868,7 +895,7 @@ func KvgCacheProbe(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []uint64_t, a
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheProbe_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_73)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_74)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheProbe_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_77)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_78)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -886,7 +913,7 @@ func KvgCacheProbePositions(arg1 *kvg_cache, arg2 uint32, arg3 []uint64_t, arg4 
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheProbePositions_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_76)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheProbePositions_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_80)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -902,7 +929,7 @@ func KvgCacheAttendObserve(arg1 *kvg_cache, arg2 uint32, arg3 []byte, arg4 []byt
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
 	_swig_i_4 := arg5
-	swig_r = (uint64)(C._wrap_KvgCacheAttendObserve_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_78)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_79)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
+	swig_r = (uint64)(C._wrap_KvgCacheAttendObserve_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_82)(unsafe.Pointer(&_swig_i_2)), *(*C.swig_type_83)(unsafe.Pointer(&_swig_i_3)), C.swig_voidp(_swig_i_4)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}
@@ -920,7 +947,7 @@ func KvgCacheNextTokens(arg1 *kvg_cache, arg2 uint32, arg3 []uint64_t, arg4 *uin
 	_swig_i_1 := arg2
 	_swig_i_2 := arg3
 	_swig_i_3 := arg4
-	swig_r = (uint64)(C._wrap_KvgCacheNextTokens_raw_cee1fe18cb0ddaa2(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_81)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
+	swig_r = (uint64)(C._wrap_KvgCacheNextTokens_raw_484e0ff3a5e31dea(C.swig_voidp(_swig_i_0), C.int(_swig_i_1), *(*C.swig_type_85)(unsafe.Pointer(&_swig_i_2)), C.swig_voidp(_swig_i_3)))
 	if Swig_escape_always_false {
 		Swig_escape_val = arg3
 	}

@@ -201,7 +201,7 @@ static long long kvg_go_failure(kvg_status status, const kvg_error *err) {
 extern "C" {
 #endif
 
-void _wrap_Swig_free_raw_cee1fe18cb0ddaa2(void *_swig_go_0) {
+void _wrap_Swig_free_raw_484e0ff3a5e31dea(void *_swig_go_0) {
   void *arg1 = (void *) 0 ;
   
   arg1 = *(void **)&_swig_go_0; 
@@ -211,7 +211,7 @@ void _wrap_Swig_free_raw_cee1fe18cb0ddaa2(void *_swig_go_0) {
 }
 
 
-void *_wrap_Swig_malloc_raw_cee1fe18cb0ddaa2(intgo _swig_go_0) {
+void *_wrap_Swig_malloc_raw_484e0ff3a5e31dea(intgo _swig_go_0) {
   int arg1 ;
   void *result = 0 ;
   void *_swig_go_result;
@@ -224,7 +224,7 @@ void *_wrap_Swig_malloc_raw_cee1fe18cb0ddaa2(intgo _swig_go_0) {
 }
 
 
-int _wrap_KvgAbiVersion_raw_cee1fe18cb0ddaa2() {
+int _wrap_KvgAbiVersion_raw_484e0ff3a5e31dea() {
   uint32_t result;
   int _swig_go_result;
   
@@ -235,7 +235,7 @@ int _wrap_KvgAbiVersion_raw_cee1fe18cb0ddaa2() {
 }
 
 
-int _wrap_KvgAbiMin_raw_cee1fe18cb0ddaa2() {
+int _wrap_KvgAbiMin_raw_484e0ff3a5e31dea() {
   uint32_t result;
   int _swig_go_result;
   
@@ -246,7 +246,7 @@ int _wrap_KvgAbiMin_raw_cee1fe18cb0ddaa2() {
 }
 
 
-char *_wrap_KvgVersionString_raw_cee1fe18cb0ddaa2() {
+char *_wrap_KvgVersionString_raw_484e0ff3a5e31dea() {
   char *result = 0 ;
   char *_swig_go_result;
   
@@ -257,7 +257,7 @@ char *_wrap_KvgVersionString_raw_cee1fe18cb0ddaa2() {
 }
 
 
-char *_wrap_KvgStatusString_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
+char *_wrap_KvgStatusString_raw_484e0ff3a5e31dea(int _swig_go_0) {
   kvg_status arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -270,7 +270,7 @@ char *_wrap_KvgStatusString_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
 }
 
 
-void _wrap_KvgAllocatorInit_raw_cee1fe18cb0ddaa2(kvg_allocator *_swig_go_0) {
+void _wrap_KvgAllocatorInit_raw_484e0ff3a5e31dea(kvg_allocator *_swig_go_0) {
   kvg_allocator *arg1 = (kvg_allocator *) 0 ;
   
   arg1 = (kvg_allocator *)_swig_go_0;
@@ -280,7 +280,7 @@ void _wrap_KvgAllocatorInit_raw_cee1fe18cb0ddaa2(kvg_allocator *_swig_go_0) {
 }
 
 
-void _wrap_KvgRuntimeOptionsInit_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig_go_0) {
+void _wrap_KvgRuntimeOptionsInit_raw_484e0ff3a5e31dea(kvg_runtime_options *_swig_go_0) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   
   arg1 = (kvg_runtime_options *)_swig_go_0;
@@ -290,7 +290,7 @@ void _wrap_KvgRuntimeOptionsInit_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig
 }
 
 
-long long _wrap_KvgRuntimeCreate_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
+long long _wrap_KvgRuntimeCreate_raw_484e0ff3a5e31dea(kvg_runtime_options *_swig_go_0, kvg_runtime **_swig_go_1) {
   kvg_runtime_options *arg1 = (kvg_runtime_options *) 0 ;
   kvg_runtime **arg2 = (kvg_runtime **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -309,7 +309,7 @@ long long _wrap_KvgRuntimeCreate_raw_cee1fe18cb0ddaa2(kvg_runtime_options *_swig
 }
 
 
-void _wrap_KvgRuntimeDestroy_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0) {
+void _wrap_KvgRuntimeDestroy_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   
   arg1 = (kvg_runtime *)_swig_go_0;
@@ -319,7 +319,7 @@ void _wrap_KvgRuntimeDestroy_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0) {
 }
 
 
-long long _wrap_KvgRuntimeDescribe_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRuntimeDescribe_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -341,7 +341,7 @@ long long _wrap_KvgRuntimeDescribe_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgRuntimeMemory_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
+long long _wrap_KvgRuntimeMemory_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, uint64_t *_swig_go_1) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t *arg2 = (uint64_t *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -360,7 +360,7 @@ long long _wrap_KvgRuntimeMemory_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, u
 }
 
 
-int _wrap_KvgRecipeCount_raw_cee1fe18cb0ddaa2() {
+int _wrap_KvgRecipeCount_raw_484e0ff3a5e31dea() {
   uint32_t result;
   int _swig_go_result;
   
@@ -371,7 +371,7 @@ int _wrap_KvgRecipeCount_raw_cee1fe18cb0ddaa2() {
 }
 
 
-char *_wrap_KvgRecipeName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
+char *_wrap_KvgRecipeName_raw_484e0ff3a5e31dea(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -384,7 +384,7 @@ char *_wrap_KvgRecipeName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgRecipeSummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
+char *_wrap_KvgRecipeSummary_raw_484e0ff3a5e31dea(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -397,7 +397,7 @@ char *_wrap_KvgRecipeSummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
 }
 
 
-int _wrap_KvgPolicyCount_raw_cee1fe18cb0ddaa2() {
+int _wrap_KvgPolicyCount_raw_484e0ff3a5e31dea() {
   uint32_t result;
   int _swig_go_result;
   
@@ -408,7 +408,7 @@ int _wrap_KvgPolicyCount_raw_cee1fe18cb0ddaa2() {
 }
 
 
-char *_wrap_KvgPolicyName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
+char *_wrap_KvgPolicyName_raw_484e0ff3a5e31dea(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -421,7 +421,7 @@ char *_wrap_KvgPolicyName_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
 }
 
 
-char *_wrap_KvgPolicySummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
+char *_wrap_KvgPolicySummary_raw_484e0ff3a5e31dea(int _swig_go_0) {
   uint32_t arg1 ;
   char *result = 0 ;
   char *_swig_go_result;
@@ -434,7 +434,7 @@ char *_wrap_KvgPolicySummary_raw_cee1fe18cb0ddaa2(int _swig_go_0) {
 }
 
 
-long long _wrap_KvgRecipeCanonical_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
+long long _wrap_KvgRecipeCanonical_raw_484e0ff3a5e31dea(_gostring_ _swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2) {
   char *arg1 = (char *) 0 ;
   char *arg2 = (char *) 0 ;
   size_t arg3 ;
@@ -457,7 +457,7 @@ long long _wrap_KvgRecipeCanonical_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, _
 }
 
 
-void _wrap_KvgShapeInit_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0) {
+void _wrap_KvgShapeInit_raw_484e0ff3a5e31dea(kvg_shape *_swig_go_0) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   
   arg1 = (kvg_shape *)_swig_go_0;
@@ -467,7 +467,7 @@ void _wrap_KvgShapeInit_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanCreate_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
+long long _wrap_KvgPlanCreate_raw_484e0ff3a5e31dea(kvg_shape *_swig_go_0, _gostring_ _swig_go_1, kvg_plan **_swig_go_2) {
   kvg_shape *arg1 = (kvg_shape *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_plan **arg3 = (kvg_plan **) 0 ;
@@ -489,7 +489,7 @@ long long _wrap_KvgPlanCreate_raw_cee1fe18cb0ddaa2(kvg_shape *_swig_go_0, _gostr
 }
 
 
-long long _wrap_KvgPlanLoad_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, kvg_shape *_swig_go_1, _gostring_ _swig_go_2, _goslice_ _swig_go_3, kvg_plan **_swig_go_4) {
+long long _wrap_KvgPlanLoad_raw_484e0ff3a5e31dea(_gostring_ _swig_go_0, kvg_shape *_swig_go_1, _gostring_ _swig_go_2, _goslice_ _swig_go_3, kvg_plan **_swig_go_4) {
   char *arg1 = (char *) 0 ;
   kvg_shape *arg2 = (kvg_shape *) 0 ;
   char *arg3 = (char *) 0 ;
@@ -517,7 +517,7 @@ long long _wrap_KvgPlanLoad_raw_cee1fe18cb0ddaa2(_gostring_ _swig_go_0, kvg_shap
 }
 
 
-long long _wrap_KvgPlanLatent_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _swig_go_1, int _swig_go_2, uint32_t *_swig_go_3, uint32_t *_swig_go_4) {
+long long _wrap_KvgPlanLatent_raw_484e0ff3a5e31dea(kvg_plan *_swig_go_0, int _swig_go_1, int _swig_go_2, uint32_t *_swig_go_3, uint32_t *_swig_go_4) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -542,7 +542,7 @@ long long _wrap_KvgPlanLatent_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _sw
 }
 
 
-void _wrap_KvgPlanDestroy_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0) {
+void _wrap_KvgPlanDestroy_raw_484e0ff3a5e31dea(kvg_plan *_swig_go_0) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   
   arg1 = (kvg_plan *)_swig_go_0;
@@ -552,7 +552,7 @@ void _wrap_KvgPlanDestroy_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPlanShape_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
+long long _wrap_KvgPlanShape_raw_484e0ff3a5e31dea(kvg_plan *_swig_go_0, kvg_shape *_swig_go_1) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   kvg_shape *arg2 = (kvg_shape *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -571,7 +571,7 @@ long long _wrap_KvgPlanShape_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, kvg_shap
 }
 
 
-long long _wrap_KvgPlanRecipe_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgPlanRecipe_raw_484e0ff3a5e31dea(kvg_plan *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_plan *arg1 = (kvg_plan *) 0 ;
   uint32_t arg2 ;
   char *arg3 = (char *) 0 ;
@@ -595,7 +595,7 @@ long long _wrap_KvgPlanRecipe_raw_cee1fe18cb0ddaa2(kvg_plan *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
+long long _wrap_KvgCacheCreate_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, kvg_cache **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   kvg_cache **arg3 = (kvg_cache **) 0 ;
@@ -616,7 +616,7 @@ long long _wrap_KvgCacheCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg
 }
 
 
-void _wrap_KvgCacheDestroy_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
+void _wrap_KvgCacheDestroy_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   
   arg1 = (kvg_cache *)_swig_go_0;
@@ -626,7 +626,7 @@ void _wrap_KvgCacheDestroy_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
 }
 
 
-void _wrap_KvgAppendDescInit_raw_cee1fe18cb0ddaa2(kvg_append_desc *_swig_go_0) {
+void _wrap_KvgAppendDescInit_raw_484e0ff3a5e31dea(kvg_append_desc *_swig_go_0) {
   kvg_append_desc *arg1 = (kvg_append_desc *) 0 ;
   
   arg1 = (kvg_append_desc *)_swig_go_0;
@@ -636,7 +636,7 @@ void _wrap_KvgAppendDescInit_raw_cee1fe18cb0ddaa2(kvg_append_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAppend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
+long long _wrap_KvgCacheAppend_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -663,7 +663,35 @@ long long _wrap_KvgCacheAppend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _
 }
 
 
-void _wrap_KvgAttendDescInit_raw_cee1fe18cb0ddaa2(kvg_attend_desc *_swig_go_0) {
+long long _wrap_KvgCacheAppendBatch_raw_484e0ff3a5e31dea(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_append_desc *_swig_go_4) {
+  kvg_cache **arg1 = (kvg_cache **) 0 ;
+  size_t arg2 ;
+  uint32_t arg3 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  void *arg6 = (void *) 0 ;
+  size_t arg7 ;
+  kvg_append_desc *arg8 = (kvg_append_desc *) 0 ;
+  kvg_error *arg9 = (kvg_error *) 0 ;
+  kvg_error detail9 ;
+  kvg_status result;
+  long long _swig_go_result;
+  
+  arg9 = &detail9;
+  arg1 = (kvg_cache **)_swig_go_0.array; arg2 = (size_t)_swig_go_0.len; 
+  arg3 = (uint32_t)_swig_go_1; 
+  arg4 = _swig_go_2.array; arg5 = (size_t)_swig_go_2.len; 
+  arg6 = _swig_go_3.array; arg7 = (size_t)_swig_go_3.len; 
+  arg8 = (kvg_append_desc *)_swig_go_4;
+  
+  result = (kvg_status)kvg_cache_append_batch((struct kvg_cache *const *)arg1,arg2,arg3,(void const *)arg4,arg5,(void const *)arg6,arg7,(struct kvg_append_desc const *)arg8,arg9);
+  _swig_go_result = 0;
+  if (result != KVG_OK) _swig_go_result = kvg_go_failure(result, arg9);
+  return _swig_go_result;
+}
+
+
+void _wrap_KvgAttendDescInit_raw_484e0ff3a5e31dea(kvg_attend_desc *_swig_go_0) {
   kvg_attend_desc *arg1 = (kvg_attend_desc *) 0 ;
   
   arg1 = (kvg_attend_desc *)_swig_go_0;
@@ -673,7 +701,7 @@ void _wrap_KvgAttendDescInit_raw_cee1fe18cb0ddaa2(kvg_attend_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheAttend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttend_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -700,7 +728,7 @@ long long _wrap_KvgCacheAttend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheAttendBatch_raw_cee1fe18cb0ddaa2(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttendBatch_raw_484e0ff3a5e31dea(_goslice_ _swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache **arg1 = (kvg_cache **) 0 ;
   size_t arg2 ;
   uint32_t arg3 ;
@@ -728,7 +756,7 @@ long long _wrap_KvgCacheAttendBatch_raw_cee1fe18cb0ddaa2(_goslice_ _swig_go_0, i
 }
 
 
-long long _wrap_KvgCacheRead_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
+long long _wrap_KvgCacheRead_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, long long _swig_go_3, long long _swig_go_4, int _swig_go_5, _goslice_ _swig_go_6) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -758,7 +786,7 @@ long long _wrap_KvgCacheRead_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheLength_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheLength_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -779,7 +807,7 @@ long long _wrap_KvgCacheLength_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheTruncate_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
+long long _wrap_KvgCacheTruncate_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, long long _swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t arg3 ;
@@ -800,7 +828,7 @@ long long _wrap_KvgCacheTruncate_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheClear_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
+long long _wrap_KvgCacheClear_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -817,7 +845,7 @@ long long _wrap_KvgCacheClear_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheFork_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
+long long _wrap_KvgCacheFork_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, kvg_cache **_swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   kvg_cache **arg2 = (kvg_cache **) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -836,7 +864,7 @@ long long _wrap_KvgCacheFork_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, kvg_cac
 }
 
 
-void _wrap_KvgStatsInit_raw_cee1fe18cb0ddaa2(kvg_stats *_swig_go_0) {
+void _wrap_KvgStatsInit_raw_484e0ff3a5e31dea(kvg_stats *_swig_go_0) {
   kvg_stats *arg1 = (kvg_stats *) 0 ;
   
   arg1 = (kvg_stats *)_swig_go_0;
@@ -846,7 +874,7 @@ void _wrap_KvgStatsInit_raw_cee1fe18cb0ddaa2(kvg_stats *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheStats_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
+long long _wrap_KvgCacheStats_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, kvg_stats *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -869,7 +897,7 @@ long long _wrap_KvgCacheStats_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _s
 }
 
 
-void _wrap_KvgSaveDescInit_raw_cee1fe18cb0ddaa2(kvg_save_desc *_swig_go_0) {
+void _wrap_KvgSaveDescInit_raw_484e0ff3a5e31dea(kvg_save_desc *_swig_go_0) {
   kvg_save_desc *arg1 = (kvg_save_desc *) 0 ;
   
   arg1 = (kvg_save_desc *)_swig_go_0;
@@ -879,7 +907,7 @@ void _wrap_KvgSaveDescInit_raw_cee1fe18cb0ddaa2(kvg_save_desc *_swig_go_0) {
 }
 
 
-void _wrap_KvgLoadDescInit_raw_cee1fe18cb0ddaa2(kvg_load_desc *_swig_go_0) {
+void _wrap_KvgLoadDescInit_raw_484e0ff3a5e31dea(kvg_load_desc *_swig_go_0) {
   kvg_load_desc *arg1 = (kvg_load_desc *) 0 ;
   
   arg1 = (kvg_load_desc *)_swig_go_0;
@@ -889,7 +917,7 @@ void _wrap_KvgLoadDescInit_raw_cee1fe18cb0ddaa2(kvg_load_desc *_swig_go_0) {
 }
 
 
-long long _wrap_KvgCacheSave_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
+long long _wrap_KvgCacheSave_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_save_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_save_desc *arg3 = (kvg_save_desc *) 0 ;
@@ -911,7 +939,7 @@ long long _wrap_KvgCacheSave_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gostri
 }
 
 
-long long _wrap_KvgCacheSaveBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2, kvg_save_desc *_swig_go_3) {
+long long _wrap_KvgCacheSaveBuffer_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, long long *_swig_go_2, kvg_save_desc *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   void *arg2 = (void *) 0 ;
   size_t arg3 ;
@@ -935,7 +963,7 @@ long long _wrap_KvgCacheSaveBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _
 }
 
 
-long long _wrap_KvgCacheLoad_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheLoad_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _gostring_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   char *arg3 = (char *) 0 ;
@@ -961,7 +989,7 @@ long long _wrap_KvgCacheLoad_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_p
 }
 
 
-long long _wrap_KvgCacheLoadBuffer_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgCacheLoadBuffer_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, kvg_load_desc *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   void *arg3 = (void *) 0 ;
@@ -987,7 +1015,7 @@ long long _wrap_KvgCacheLoadBuffer_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0,
 }
 
 
-long long _wrap_KvgCacheExtend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtend_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, _gostring_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   char *arg2 = (char *) 0 ;
   kvg_load_desc *arg3 = (kvg_load_desc *) 0 ;
@@ -1009,7 +1037,7 @@ long long _wrap_KvgCacheExtend_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _gost
 }
 
 
-long long _wrap_KvgCacheExtendBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
+long long _wrap_KvgCacheExtendBuffer_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, _goslice_ _swig_go_1, kvg_load_desc *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   void *arg2 = (void *) 0 ;
   size_t arg3 ;
@@ -1031,7 +1059,7 @@ long long _wrap_KvgCacheExtendBuffer_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0,
 }
 
 
-long long _wrap_KvgPrefixCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
+long long _wrap_KvgPrefixCreate_raw_484e0ff3a5e31dea(kvg_runtime *_swig_go_0, long long _swig_go_1, kvg_prefix **_swig_go_2) {
   kvg_runtime *arg1 = (kvg_runtime *) 0 ;
   uint64_t arg2 ;
   kvg_prefix **arg3 = (kvg_prefix **) 0 ;
@@ -1052,7 +1080,7 @@ long long _wrap_KvgPrefixCreate_raw_cee1fe18cb0ddaa2(kvg_runtime *_swig_go_0, lo
 }
 
 
-void _wrap_KvgPrefixDestroy_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
+void _wrap_KvgPrefixDestroy_raw_484e0ff3a5e31dea(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   
   arg1 = (kvg_prefix *)_swig_go_0;
@@ -1062,7 +1090,7 @@ void _wrap_KvgPrefixDestroy_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
 }
 
 
-long long _wrap_KvgPrefixInsert_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, _goslice_ _swig_go_1, kvg_cache *_swig_go_2) {
+long long _wrap_KvgPrefixInsert_raw_484e0ff3a5e31dea(kvg_prefix *_swig_go_0, _goslice_ _swig_go_1, kvg_cache *_swig_go_2) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   uint32_t *arg2 = (uint32_t *) 0 ;
   size_t arg3 ;
@@ -1084,7 +1112,7 @@ long long _wrap_KvgPrefixInsert_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, _go
 }
 
 
-long long _wrap_KvgPrefixFind_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, uint64_t *_swig_go_3, kvg_cache **_swig_go_4) {
+long long _wrap_KvgPrefixFind_raw_484e0ff3a5e31dea(kvg_prefix *_swig_go_0, kvg_plan *_swig_go_1, _goslice_ _swig_go_2, uint64_t *_swig_go_3, kvg_cache **_swig_go_4) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_plan *arg2 = (kvg_plan *) 0 ;
   uint32_t *arg3 = (uint32_t *) 0 ;
@@ -1110,7 +1138,7 @@ long long _wrap_KvgPrefixFind_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, kvg_p
 }
 
 
-long long _wrap_KvgPrefixClear_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
+long long _wrap_KvgPrefixClear_raw_484e0ff3a5e31dea(kvg_prefix *_swig_go_0) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_error *arg2 = (kvg_error *) 0 ;
   kvg_error detail2 ;
@@ -1127,7 +1155,7 @@ long long _wrap_KvgPrefixClear_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0) {
 }
 
 
-void _wrap_KvgPrefixStatsInit_raw_cee1fe18cb0ddaa2(kvg_prefix_stats *_swig_go_0) {
+void _wrap_KvgPrefixStatsInit_raw_484e0ff3a5e31dea(kvg_prefix_stats *_swig_go_0) {
   kvg_prefix_stats *arg1 = (kvg_prefix_stats *) 0 ;
   
   arg1 = (kvg_prefix_stats *)_swig_go_0;
@@ -1137,7 +1165,7 @@ void _wrap_KvgPrefixStatsInit_raw_cee1fe18cb0ddaa2(kvg_prefix_stats *_swig_go_0)
 }
 
 
-long long _wrap_KvgPrefixReadStats_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
+long long _wrap_KvgPrefixReadStats_raw_484e0ff3a5e31dea(kvg_prefix *_swig_go_0, kvg_prefix_stats *_swig_go_1) {
   kvg_prefix *arg1 = (kvg_prefix *) 0 ;
   kvg_prefix_stats *arg2 = (kvg_prefix_stats *) 0 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1156,7 +1184,7 @@ long long _wrap_KvgPrefixReadStats_raw_cee1fe18cb0ddaa2(kvg_prefix *_swig_go_0, 
 }
 
 
-long long _wrap_KvgCacheHeld_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
+long long _wrap_KvgCacheHeld_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, uint64_t *_swig_go_2) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -1177,7 +1205,7 @@ long long _wrap_KvgCacheHeld_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCachePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+long long _wrap_KvgCachePositions_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint32_t arg3 ;
@@ -1203,7 +1231,7 @@ long long _wrap_KvgCachePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, in
 }
 
 
-long long _wrap_KvgCacheBits_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
+long long _wrap_KvgCacheBits_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, int _swig_go_2, _goslice_ _swig_go_3, long long *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_side arg3 ;
@@ -1229,7 +1257,7 @@ long long _wrap_KvgCacheBits_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _sw
 }
 
 
-long long _wrap_KvgCacheSelect_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1) {
+long long _wrap_KvgCacheSelect_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   kvg_error *arg3 = (kvg_error *) 0 ;
@@ -1248,7 +1276,7 @@ long long _wrap_KvgCacheSelect_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _
 }
 
 
-long long _wrap_KvgCacheAppendAt_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, _goslice_ _swig_go_4, kvg_append_desc *_swig_go_5) {
+long long _wrap_KvgCacheAppendAt_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, _goslice_ _swig_go_4, kvg_append_desc *_swig_go_5) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1278,7 +1306,7 @@ long long _wrap_KvgCacheAppendAt_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int
 }
 
 
-long long _wrap_KvgCacheObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long _swig_go_3) {
+long long _wrap_KvgCacheObserve_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long _swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   float *arg3 = (float *) 0 ;
@@ -1302,7 +1330,7 @@ long long _wrap_KvgCacheObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int 
 }
 
 
-long long _wrap_KvgCacheProbe_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheProbe_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1329,7 +1357,7 @@ long long _wrap_KvgCacheProbe_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _s
 }
 
 
-long long _wrap_KvgCacheProbePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgCacheProbePositions_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;
@@ -1353,7 +1381,7 @@ long long _wrap_KvgCacheProbePositions_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_
 }
 
 
-long long _wrap_KvgCacheAttendObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
+long long _wrap_KvgCacheAttendObserve_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, _goslice_ _swig_go_3, kvg_attend_desc *_swig_go_4) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   void *arg3 = (void *) 0 ;
@@ -1380,7 +1408,7 @@ long long _wrap_KvgCacheAttendObserve_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0
 }
 
 
-long long _wrap_KvgCacheNextTokens_raw_cee1fe18cb0ddaa2(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
+long long _wrap_KvgCacheNextTokens_raw_484e0ff3a5e31dea(kvg_cache *_swig_go_0, int _swig_go_1, _goslice_ _swig_go_2, long long *_swig_go_3) {
   kvg_cache *arg1 = (kvg_cache *) 0 ;
   uint32_t arg2 ;
   uint64_t *arg3 = (uint64_t *) 0 ;

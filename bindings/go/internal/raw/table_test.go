@@ -89,6 +89,7 @@ var cFunctions = []string{
 	"kvg_cache_destroy",
 	"kvg_append_desc_init",
 	"kvg_cache_append",
+	"kvg_cache_append_batch",
 	"kvg_attend_desc_init",
 	"kvg_cache_attend",
 	"kvg_cache_attend_batch",

@@ -141,6 +141,18 @@ functions! {
     /// * `v`: values, likewise
     fn kvg_cache_append(cache: *mut kvg_cache, layer: u32, k: *const c_void, k_bytes: usize, v: *const c_void, v_bytes: usize, desc: *const kvg_append_desc, err: *mut kvg_error) -> kvg_status;
 
+    /// [`kvg_cache_append`](crate::kvg_cache_append) for one layer of several caches in one call, the same number of tokens to each, all
+    /// of them or none. The caches must be different ones of one runtime and one shape; their recipes may
+    /// differ, but for those that select tokens: [`KVG_E_UNSUPPORTED`](crate::KVG_E_UNSUPPORTED). Each cache gets the bits that a call of
+    /// its own would give it.
+    /// Cost: O(tokens of all caches), amortised; on a device much less work for the host than a call each.
+    ///
+    /// * `caches`: the caches; 0 of them do nothing
+    /// * `caches_len`: how many
+    /// * `k`: keys, \[caches_len \* desc-\>tokens, kv_heads, head_dim\]: token i of cache c is row c \* desc-\>tokens + i. Strides as in [`kvg_cache_append`](crate::kvg_cache_append), from row to row.
+    /// * `v`: values, likewise
+    fn kvg_cache_append_batch(caches: *const *mut kvg_cache, caches_len: usize, layer: u32, k: *const c_void, k_bytes: usize, v: *const c_void, v_bytes: usize, desc: *const kvg_append_desc, err: *mut kvg_error) -> kvg_status;
+
     /// Sets struct_size, [`KVG_F16`](crate::KVG_F16) queries and output, one causal query, and zeroes the rest.
     fn kvg_attend_desc_init(desc: *mut kvg_attend_desc);
 

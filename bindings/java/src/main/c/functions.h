@@ -30,6 +30,7 @@ struct kvg_functions {
   __typeof__(kvg_cache_destroy) *kvg_cache_destroy;
   __typeof__(kvg_append_desc_init) *kvg_append_desc_init;
   __typeof__(kvg_cache_append) *kvg_cache_append;
+  __typeof__(kvg_cache_append_batch) *kvg_cache_append_batch;
   __typeof__(kvg_attend_desc_init) *kvg_attend_desc_init;
   __typeof__(kvg_cache_attend) *kvg_cache_attend;
   __typeof__(kvg_cache_attend_batch) *kvg_cache_attend_batch;
@@ -102,6 +103,7 @@ extern struct kvg_functions kvg_functions;
   "kvg_cache_destroy", \
   "kvg_append_desc_init", \
   "kvg_cache_append", \
+  "kvg_cache_append_batch", \
   "kvg_attend_desc_init", \
   "kvg_cache_attend", \
   "kvg_cache_attend_batch", \
@@ -170,6 +172,7 @@ extern struct kvg_functions kvg_functions;
 #define kvg_cache_destroy kvg_functions.kvg_cache_destroy
 #define kvg_append_desc_init kvg_functions.kvg_append_desc_init
 #define kvg_cache_append kvg_functions.kvg_cache_append
+#define kvg_cache_append_batch kvg_functions.kvg_cache_append_batch
 #define kvg_attend_desc_init kvg_functions.kvg_attend_desc_init
 #define kvg_cache_attend kvg_functions.kvg_cache_attend
 #define kvg_cache_attend_batch kvg_functions.kvg_cache_attend_batch

@@ -947,6 +947,70 @@ SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1append(JNIEn
 }
 
 
+SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1cache_1append_1batch(JNIEnv *jenv, jclass jcls, jlongArray jarg1, jint jarg3, jlong jarg4, jlong jarg5, jlong jarg6, jlong jarg7, jbyteArray jarg8) {
+  kvg_cache **arg1 = (kvg_cache **) 0 ;
+  size_t arg2 ;
+  uint32_t arg3 ;
+  void *arg4 = (void *) 0 ;
+  size_t arg5 ;
+  void *arg6 = (void *) 0 ;
+  size_t arg7 ;
+  kvg_append_desc *arg8 = (kvg_append_desc *) 0 ;
+  kvg_error *arg9 = (kvg_error *) 0 ;
+  jlong *elements1 = NULL ;
+  kvg_append_desc copy8 ;
+  kvg_error detail9 ;
+  kvg_status result;
+
+  (void)jenv;
+  (void)jcls;
+  arg9 = &detail9;
+  {
+    arg2 = 0;
+    if (jarg1) {
+      elements1 = (*jenv)->GetLongArrayElements(jenv, jarg1, NULL);
+      if (!elements1) {
+        {
+          if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+        }
+
+
+        return ; /* an OutOfMemoryError is pending */
+      }
+      arg2 = (size_t)(*jenv)->GetArrayLength(jenv, jarg1);
+    }
+    arg1 = (kvg_cache **)elements1;
+  }
+  arg3 = (uint32_t)jarg3;
+  arg4 = (void *)(intptr_t)jarg4;
+  arg5 = (size_t)jarg5;
+  arg6 = (void *)(intptr_t)jarg6;
+  arg7 = (size_t)jarg7;
+
+  if (jarg8) {
+    (*jenv)->GetByteArrayRegion(jenv, jarg8, 0, (jsize)sizeof copy8, (jbyte *)&copy8);
+    if ((*jenv)->ExceptionCheck(jenv)) {
+      {
+        if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+      }
+
+
+      return ; /* the array is too short */
+    }
+    arg8 = &copy8;
+  }
+
+  result = (kvg_status)kvg_cache_append_batch((struct kvg_cache *const *)arg1,arg2,arg3,(void const *)arg4,arg5,(void const *)arg6,arg7,(struct kvg_append_desc const *)arg8,arg9);
+
+
+  if (result != KVG_OK) kvg_jni_throw(jenv, "kvg_cache_append_batch", result, arg9->message);
+  {
+    if (elements1) (*jenv)->ReleaseLongArrayElements(jenv, jarg1, elements1, JNI_ABORT);
+  }
+
+}
+
+
 SWIGEXPORT void JNICALL Java_org_kvgear_internal_RawJNI_kvg_1attend_1desc_1init(JNIEnv *jenv, jclass jcls, jbyteArray jarg1) {
   kvg_attend_desc *arg1 = (kvg_attend_desc *) 0 ;
   kvg_attend_desc copy1 ;

@@ -228,6 +228,20 @@ public final class Raw implements RawConstants {
   public static void kvg_cache_append(long cache, int layer, long k, long k_bytes, long v, long v_bytes, byte[] desc) { RawJNI.kvg_cache_append(cache, layer, k, k_bytes, v, v_bytes, desc); }
 
   /**
+   * kvg_cache_append for one layer of several caches in one call, the same number of tokens to each, all<br>
+   * of them or none. The caches must be different ones of one runtime and one shape; their recipes may<br>
+   * differ, but for those that select tokens: KVG_E_UNSUPPORTED. Each cache gets the bits that a call of<br>
+   * its own would give it.<br>
+   * Cost: O(tokens of all caches), amortised; on a device much less work for the host than a call each.<br>
+   * @param caches     the caches; 0 of them do nothing<br>
+   * @param caches_len how many<br>
+   * @param k          keys, [caches_len * desc-&gt;tokens, kv_heads, head_dim]: token i of cache c is row<br>
+   *                   c * desc-&gt;tokens + i. Strides as in kvg_cache_append, from row to row.<br>
+   * @param v          values, likewise
+   */
+  public static void kvg_cache_append_batch(long[] caches, int layer, long k, long k_bytes, long v, long v_bytes, byte[] desc) { RawJNI.kvg_cache_append_batch(caches, layer, k, k_bytes, v, v_bytes, desc); }
+
+  /**
    *  Sets struct_size, KVG_F16 queries and output, one causal query, and zeroes the rest.
    */
   public static void kvg_attend_desc_init(byte[] desc) {

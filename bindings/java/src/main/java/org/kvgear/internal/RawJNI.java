@@ -37,6 +37,7 @@ final class RawJNI {
   public final static native void kvg_cache_destroy(long jarg1);
   public final static native void kvg_append_desc_init(byte[] jarg1);
   public final static native void kvg_cache_append(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
+  public final static native void kvg_cache_append_batch(long[] jarg1, int jarg3, long jarg4, long jarg5, long jarg6, long jarg7, byte[] jarg8);
   public final static native void kvg_attend_desc_init(byte[] jarg1);
   public final static native void kvg_cache_attend(long jarg1, int jarg2, long jarg3, long jarg4, long jarg5, long jarg6, byte[] jarg7);
   public final static native void kvg_cache_attend_batch(long[] jarg1, int jarg3, long jarg4, long jarg5, long jarg6, long jarg7, byte[] jarg8);
