@@ -77,8 +77,8 @@ fi
 if wanted sanitizers; then
   if command -v compute-sanitizer >/dev/null; then
     # Every kernel; where a tool slows them down by a thousand times, on the shortest inputs that reach all of it.
-    seal='*Lengths/gear_2:*Lengths/kivi_2:*Lengths/kcvt_4:*Lengths/int4'
-    cache='Device.Elements*:*Batch*/gear_2:*Batch*/kivi_4:*Batch*/fp16:*Batch*/int8'
+    seal='*Lengths/gear_2:*Lengths/kivi_2:*Lengths/kcvt_4:*Lengths/int4:*Lengths/int2_rot'
+    cache='Device.Elements*:*ABatchGives*/gear_2:*ABatchGives*/kivi_4:*ABatchGives*/int8:*ABatch*/fp16'
     attend='Attend.EdgesOfPiecesDiffer:Attend.TokensCutOffAPage:Attend.FullSparsePart'
     for tool in memcheck initcheck synccheck racecheck; do
       check() { start "$tool $1" timeout "${KVGEAR_SANITIZER_LIMIT:-1200}" compute-sanitizer --tool $tool --error-exitcode 9 "${@:2}"; }

@@ -147,8 +147,13 @@ void Compare(const std::string& recipe, const Shape& shape, const std::vector<ui
       Must(turn.status());
     }
     const SideStats want = cpu.layer().side(side).Stats(), got = gpu.layer().side(side).Stats();
-    EXPECT_NEAR(got.error_tokens, want.error_tokens, 1e-5 * want.error_tokens) << where;
-    EXPECT_NEAR(got.error_worst, want.error_worst, 1e-5 * want.error_worst) << where;
+    // The CPU may measure a map's error among the mapped rows: see the bounds in kernels/README.md.
+    const Recipe parsed = MakeRecipe(recipe);
+    const bool mapped = (side == ops::kSideK ? parsed.k : parsed.v).map != SideRecipe::kNoMap;
+    const double slack = mapped ? 0x1p-10 : 0;
+    EXPECT_NEAR(got.error_tokens, want.error_tokens,
+                1e-5 * want.error_tokens + slack * static_cast<double>(want.sealed_tokens)) << where;
+    EXPECT_NEAR(got.error_worst, want.error_worst, 1e-5 * want.error_worst + slack) << where;
     EXPECT_EQ(got.sealed_tokens, want.sealed_tokens);
     EXPECT_EQ(got.bytes.codes, want.bytes.codes);
     EXPECT_EQ(got.bytes.scales, want.bytes.scales);
