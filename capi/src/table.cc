@@ -79,6 +79,7 @@ constexpr kvg_api kTable = {
     .cache_next_tokens = kvg_cache_next_tokens,
     .plan_load = kvg_plan_load,
     .plan_latent = kvg_plan_latent,
+    .cache_append_batch = kvg_cache_append_batch,
 };
 
 }  // namespace

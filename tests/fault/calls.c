@@ -73,6 +73,17 @@ static kvg_status append_nan(scene *s) {
   memcpy(&x[2 * KV_HEADS * DIM + 5], &nan, sizeof(nan));
   return KVG(cache_append)(s->rig.cache, 0, numbers, sizeof(x), x, sizeof(x), &desc, &kvt_err);
 }
+static kvg_status append_batch(scene *s) {
+  kvg_cache *caches[2];
+  const size_t bytes = 2 * kvt_elements(&s->rig, 70) * sizeof(float);
+  kvg_append_desc desc;
+  caches[0] = s->rig.cache;
+  caches[1] = s->fork;
+  KVG(append_desc_init)(&desc);
+  desc.dtype = KVG_F32;
+  desc.tokens = 70;
+  return KVG(cache_append_batch)(caches, 2, 0, numbers, bytes, numbers + 9, bytes, &desc, &kvt_err);
+}
 static kvg_status attend(scene *s) {
   kvg_attend_desc desc;
   KVG(attend_desc_init)(&desc);
@@ -414,6 +425,7 @@ static const call cache_calls[] = {
     {"save by a function", save_stream, KVG_OK, 0, NULL},
     {"load by a function", load_stream, KVG_OK, 1, end_cache},
     {"extend by a function", extend_stream, KVG_OK, 1, end_extended},
+    {"append to a batch", append_batch, KVG_OK, 1, NULL},
     {"attend to a batch", attend_batch, KVG_OK, 2, NULL},
     {"attend and observe", attend_observe, KVG_OK, 2, NULL},
 };

@@ -152,6 +152,9 @@ typedef struct kvg_api {
   kvg_status (*plan_latent)(const kvg_plan *plan, uint32_t layer, kvg_side side, uint32_t *rank,
                             uint32_t *group_heads, kvg_error *err);
   /* End of version 1. Never change anything above; new functions go below. */
+  kvg_status (*cache_append_batch)(kvg_cache *const *caches, size_t caches_len, uint32_t layer,
+                                   const void *k, size_t k_bytes, const void *v, size_t v_bytes,
+                                   const kvg_append_desc *desc, kvg_error *err);
 } kvg_api;
 
 /** Whether the table that a library gave has a slot. */
