@@ -252,3 +252,65 @@ func TestBatch(t *testing.T) {
 	}
 	ok(t, first.Append(0, F32(fill(row, 1)), F32(fill(row, 1)))) // no lock is left
 }
+
+// A batch of appends leaves each cache as a call of its own would, and all of them as they were where it is refused.
+func TestAppendBatch(t *testing.T) {
+	rt, plan, first := open(t, Options{}, "gear-2")
+	other := must[*Plan](t)(NewPlan(shape, "int4"))
+	defer other.Close()
+	caches, alone := []*Cache{first}, []*Cache{}
+	for i, p := range []*Plan{other, plan, plan, other, plan} {
+		c := must[*Cache](t)(rt.NewCache(p))
+		defer c.Close()
+		if i < 2 {
+			caches = append(caches, c)
+		} else {
+			alone = append(alone, c)
+		}
+	}
+	for _, c := range []*Cache{caches[2], alone[2]} {
+		ok(t, c.Append(1, F32(fill(77*row, 9)), F32(fill(77*row, 8))))
+	}
+	for _, count := range []int{200, 1} {
+		k, v := fill(3*count*row, 1), fill(3*count*row, 2)
+		ok(t, AppendBatch(caches, 1, F32(k), F32(v)))
+		for i, c := range alone {
+			ok(t, c.Append(1, F32(k[i*count*row:][:count*row]), F32(v[i*count*row:][:count*row])))
+		}
+	}
+	same := func() {
+		t.Helper()
+		for i := range caches {
+			n := must[uint64](t)(alone[i].Length(1))
+			got, want := make([]float32, int(n)*row), make([]float32, int(n)*row)
+			ok(t, alone[i].Read(1, SideK, 0, n, F32(want)))
+			ok(t, caches[i].Read(1, SideK, 0, n, F32(got)))
+			if m := must[uint64](t)(caches[i].Length(1)); m != n || !slices.Equal(got, want) {
+				t.Errorf("cache %d of a batch holds otherwise than alone: %d and %d tokens", i, m, n)
+			}
+		}
+	}
+	same()
+	ok(t, AppendBatch(nil, 0, F32(nil), F32(nil)))
+	x := fill(3*row, 5)
+	bad := slices.Clone(x)
+	bad[len(bad)-1] = float32(math.NaN()) // of the last cache: the others get nothing either
+	for i, err := range []error{
+		AppendBatch(caches, 1, F32(x[:row]), F32(x[:row])), AppendBatch(caches, 1, F32(x), F32(x[:row])), AppendBatch(caches, 2, F32(x), F32(x)),
+		AppendBatch([]*Cache{first, nil}, 1, F32(x[:2*row]), F32(x[:2*row])), AppendBatch([]*Cache{first, first}, 1, F32(x[:2*row]), F32(x[:2*row])),
+		AppendBatchStrided(caches, 1, F32(x), F32(x), AppendOptions{Tokens: 2}),
+	} {
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if err := AppendBatch(caches, 1, F32(bad), F32(x)); !errors.Is(err, ErrNonfinite) {
+		t.Error(err)
+	}
+	same()
+	ok(t, caches[1].Close())
+	if err := AppendBatch(caches, 1, F32(x), F32(x)); !errors.Is(err, ErrState) || !strings.Contains(err.Error(), "closed") {
+		t.Error(err)
+	}
+	ok(t, first.Append(0, F32(fill(row, 1)), F32(fill(row, 1)))) // no lock is left
+}

@@ -142,7 +142,8 @@ func TestFunctionSets(t *testing.T) {
 		}
 	}
 	same("the table lists", slices.Clone(cFunctions))
-	same("the library exports", exported(t))
+	// kvgear_table.h declares one more, which gives hosts that open the library all of these at once.
+	same("the library exports", slices.DeleteFunc(exported(t), func(name string) bool { return name == "kvg_get_api" }))
 
 	wrapped := map[string]bool{}
 	for _, name := range functionsOf(t, ".") {

@@ -135,6 +135,49 @@ impl<'r> Cache<'r> {
         })
     }
 
+    /// [`Cache::append`] for one layer of several caches in one call, the same number of tokens to each: to
+    /// all of them or to none. The caches must be of one runtime and one shape; their recipes may differ, but
+    /// those that select tokens are refused with [`Status::Unsupported`](crate::Status::Unsupported). `k` and
+    /// `v` are `[caches.len() * tokens, kv_heads, head_dim]`, those of the first cache first. Each cache gets
+    /// the bits that a call of its own would give it. Without caches nothing is done. Cost: O(tokens of all
+    /// caches), amortised; on a device much less work for the host than a call for each.
+    pub fn append_batch<T: Element>(
+        caches: &mut [&mut Cache<'_>],
+        layer: u32,
+        k: &[T],
+        v: &[T],
+    ) -> Result<()> {
+        let Some(shape) = caches.first().map(|first| first.shape) else { return Ok(()) };
+        if let Some(other) = caches.iter().position(|cache| cache.shape != shape) {
+            return Err(Error::invalid(format!(
+                "cache {other} of the batch has another shape than the first"
+            )));
+        }
+        let (rows, count) = (tokens_of(shape, k, v)?, caches.len() as u64);
+        if rows % count != 0 {
+            return Err(Error::invalid(format!(
+                "k has {rows} rows, which are not as many for each of {count} caches"
+            )));
+        }
+        let Append { k, v, mut desc } = Append::new(shape, rows, k.into(), v.into())?;
+        desc.tokens = rows / count;
+        let handles: Vec<_> = caches.iter_mut().map(|cache| cache.raw()).collect();
+        // SAFETY: the handles are alive, different and not used by others; all rows lie in the slices.
+        call(|err| unsafe {
+            sys::kvg_cache_append_batch(
+                handles.as_ptr(),
+                handles.len(),
+                layer,
+                k.first.cast(),
+                k.bytes,
+                v.first.cast(),
+                v.bytes,
+                &desc,
+                err,
+            )
+        })
+    }
+
     /// Attention of the newest queries over one layer, on the compressed form, causal and with the
     /// factor `1 / sqrt(head_dim)`. `q`, after rotary embedding, and `out` are
     /// `[queries, q_heads, head_dim]`; query `i` belongs to the token at `length - queries + i`, and query

@@ -320,6 +320,47 @@ fn batches_have_the_bits_of_single_calls() {
 }
 
 #[test]
+fn a_batch_of_appends() {
+    let (runtime, plans) = (runtime(), [plan("gear-2"), plan("int4"), plan("gear-2")]);
+    let make = || plans.each_ref().map(|plan| Cache::new(&runtime, plan).unwrap());
+    let (mut together, mut alone) = (make(), make());
+    fill(&mut together[2], 1, 9, 0, 77);
+    fill(&mut alone[2], 1, 9, 0, 77);
+    for count in [200, 1] {
+        let (k, v) = (tokens(1, 0, 3 * count), tokens(2, 0, 3 * count));
+        let [a, b, c] = &mut together;
+        Cache::append_batch(&mut [a, b, c], 1, &k, &v).unwrap();
+        for (i, cache) in alone.iter_mut().enumerate() {
+            fill(cache, 1, 1, i * count, count);
+        }
+    }
+    let same = |together: &[Cache<'_>]| {
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_eq!(picture(together), picture(alone));
+        }
+    };
+    same(&together);
+
+    Cache::append_batch::<f32>(&mut [], 1, &[], &[]).unwrap();
+    let x = tokens(1, 0, 3);
+    let mut try_batch = |layer, k: &[f32], v: &[f32], status, words: &str| {
+        let [a, b, c] = &mut together;
+        refused(Cache::append_batch(&mut [a, b, c], layer, k, v), status, words);
+    };
+    try_batch(1, &x[..2 * row()], &x[..2 * row()], Status::Invalid, "as many for each of 3 caches");
+    try_batch(1, &x, &x[..row()], Status::Invalid, "v");
+    try_batch(2, &x, &x, Status::Invalid, "layer");
+    let mut bad = x.clone();
+    *bad.last_mut().unwrap() = f32::NAN; // of the last cache: the others get nothing either
+    try_batch(1, &bad, &x, Status::NonFinite, "");
+    same(&together);
+    let selecting = plan("streaming-llm");
+    let mut selecting = Cache::new(&runtime, &selecting).unwrap();
+    let k = tokens(1, 0, 1);
+    refused(Cache::append_batch(&mut [&mut selecting], 1, &k, &k), Status::Unsupported, "");
+}
+
+#[test]
 fn forks_go_their_own_ways() {
     let (runtime, plan) = (runtime(), plan("kivi-2"));
     let mut parent = Cache::new(&runtime, &plan).unwrap();

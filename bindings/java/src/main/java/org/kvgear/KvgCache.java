@@ -8,6 +8,7 @@ import java.nio.ByteBuffer;
 import java.nio.file.Path;
 import java.util.Comparator;
 import java.util.List;
+import java.util.function.Consumer;
 import java.util.Objects;
 import org.kvgear.internal.Raw;
 import org.kvgear.internal.RawConstants;
@@ -258,21 +259,83 @@ public final class KvgCache implements AutoCloseable {
     List<KvgCache> all = List.copyOf(caches);
     int queries = all.isEmpty() ? Math.max(options.queries(), 1) : all.get(0).queriesOf(operation, options, q, all.size());
     byte[] desc = options.pack(q.dtype(), out.dtype(), queries);
+    withBatch(operation, all, false, handles ->
+        Raw.kvg_cache_attend_batch(handles, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc));
+    Reference.reachabilityFence(q);
+    Reference.reachabilityFence(out);
+  }
+
+  /**
+   * {@link #append(int, Tensor, Tensor)} for one layer of several different caches of one runtime and one shape, in one call, the
+   * same number of tokens to each: to all of them or to none.
+   *
+   * <p>From kvgear.h, kvg_cache_append_batch:
+   * <pre>
+   * kvg_cache_append for one layer of several caches in one call, the same number of tokens to each, all
+   * of them or none. The caches must be different ones of one runtime and one shape; their recipes may
+   * differ, but for those that select tokens: KVG_E_UNSUPPORTED. Each cache gets the bits that a call of
+   * its own would give it.
+   * Cost: O(tokens of all caches), amortised; on a device much less work for the host than a call each.
+   * caches: the caches; 0 of them do nothing
+   * caches_len: how many
+   * k: keys, [caches_len * desc-&gt;tokens, kv_heads, head_dim]: token i of cache c is row c * desc-&gt;tokens + i. Strides as in kvg_cache_append, from row to row.
+   * v: values, likewise
+   * </pre>
+   *
+   * @param caches the caches
+   * @param layer the layer
+   * @param k keys, [caches * tokens, kv_heads, head_dim]
+   * @param v values, likewise and of the same type
+   */
+  public static void appendBatch(List<KvgCache> caches, int layer, Tensor k, Tensor v) {
+    final String operation = "kvg_cache_append_batch";
+    List<KvgCache> all = List.copyOf(caches);
+    long row = all.isEmpty() ? 1 : (long) all.get(0).shape.kvHeads() * all.get(0).shape.headDim() * all.size();
+    if (k.length() % row != 0 || k.length() != v.length()) {
+      throw KvgException.invalid(
+          operation,
+          "k has " + k.length() + " elements and v " + v.length() + "; both must have the same number, a multiple of caches * kv_heads * head_dim = " + row);
+    }
+    appendBatch(all, layer, k, v, all.isEmpty() ? 0 : k.length() / row, AppendOptions.DEFAULT);
+  }
+
+  /**
+   * {@link #appendBatch(List, int, Tensor, Tensor)} of tokens that lie in any order in memory.
+   *
+   * @param caches the caches
+   * @param layer the layer
+   * @param k keys
+   * @param v values, of the same type
+   * @param tokens how many for each cache; 0 appends nothing
+   * @param options how they lie in memory, from row to row over all caches
+   */
+  public static void appendBatch(List<KvgCache> caches, int layer, Tensor k, Tensor v, long tokens, AppendOptions options) {
+    final String operation = "kvg_cache_append_batch";
+    if (k.dtype() != v.dtype()) {
+      throw KvgException.invalid(operation, "k and v differ in their element type");
+    }
+    byte[] desc = options.pack(k.dtype(), tokens);
+    withBatch(operation, List.copyOf(caches), true, handles ->
+        Raw.kvg_cache_append_batch(handles, layer, k.address(operation), k.bytes(), v.address(operation), v.bytes(), desc));
+    Reference.reachabilityFence(k);
+    Reference.reachabilityFence(v);
+  }
+
+  /** Runs a call while all caches are open and held, alone where it writes. */
+  private static void withBatch(String operation, List<KvgCache> all, boolean write, Consumer<long[]> call) {
     long[] handles = all.stream().mapToLong(c -> c.handle.pointer()).toArray();
     // Each cache once, and all calls in one order: two batches and two writers could otherwise wait for each other.
     KvgCache[] order = all.stream().distinct().sorted(Comparator.comparingLong(c -> c.handle.pointer())).toArray(KvgCache[]::new);
     int begun = 0;
     try {
       for (; begun < order.length; begun++) {
-        order[begun].handle.begin(operation, false);
+        order[begun].handle.begin(operation, write);
       }
-      Raw.kvg_cache_attend_batch(handles, layer, q.address(operation), q.bytes(), out.writable(operation), out.bytes(), desc);
+      call.accept(handles);
     } finally {
       while (begun > 0) {
-        order[--begun].handle.end(false);
+        order[--begun].handle.end(write);
       }
-      Reference.reachabilityFence(q);
-      Reference.reachabilityFence(out);
     }
   }
 

@@ -198,4 +198,52 @@ class SelectionTest {
       o.cache().append(0, rows(1, 1), rows(1, 1)); // no lock is left
     }
   }
+
+  /** A batch of appends leaves each cache as a call of its own would, and all of them as they were where it is refused. */
+  @Test
+  @SuppressWarnings("try") // closed by hand, too
+  void batchOfAppends() {
+    try (var o = open(RuntimeOptions.DEFAULT, "gear-2");
+        KvgPlan other = KvgPlan.create(SHAPE, "int4");
+        KvgCache second = o.runtime().newCache(other);
+        KvgCache alone = o.runtime().newCache(o.plan());
+        KvgCache secondAlone = o.runtime().newCache(other)) {
+      List<KvgCache> caches = List.of(o.cache(), second);
+      List<KvgCache> apart = List.of(alone, secondAlone);
+      for (int count : new int[] {200, 1}) {
+        float[] k = fill(2 * count * ROW, 1);
+        float[] v = fill(2 * count * ROW, 2);
+        KvgCache.appendBatch(caches, 1, Tensor.copyOf(k), Tensor.copyOf(v));
+        for (int i = 0; i < 2; i++) {
+          int begin = i * count * ROW;
+          Tensor keys = Tensor.copyOf(Arrays.copyOfRange(k, begin, begin + count * ROW));
+          apart.get(i).append(1, keys, Tensor.copyOf(Arrays.copyOfRange(v, begin, begin + count * ROW)));
+        }
+      }
+      Runnable same =
+          () -> {
+            for (int i = 0; i < 2; i++) {
+              assertEquals(201, caches.get(i).length(1));
+              FloatBuffer got = floats(201 * ROW);
+              FloatBuffer want = floats(201 * ROW);
+              caches.get(i).read(1, Side.K, 0, 201, Tensor.f32(got));
+              apart.get(i).read(1, Side.K, 0, 201, Tensor.f32(want));
+              assertArrayEquals(copy(want), copy(got), "cache " + i);
+            }
+          };
+      same.run();
+      KvgCache.appendBatch(List.of(), 0, Tensor.copyOf(), Tensor.copyOf());
+      Tensor x = rows(2, 5);
+      assertFails(Status.INVALID, "caches * kv_heads", () -> KvgCache.appendBatch(caches, 1, rows(1, 5), rows(1, 5)));
+      assertFails(Status.INVALID, "layer", () -> KvgCache.appendBatch(caches, 2, x, x));
+      assertFails(Status.INVALID, "", () -> KvgCache.appendBatch(List.of(second, second), 1, x, x));
+      float[] bad = fill(2 * ROW, 5);
+      bad[bad.length - 1] = Float.NaN; // of the second cache: the first gets nothing either
+      assertFails(Status.NONFINITE, "", () -> KvgCache.appendBatch(caches, 1, Tensor.copyOf(bad), x));
+      same.run();
+      second.close();
+      assertFails(Status.STATE, "closed", () -> KvgCache.appendBatch(caches, 1, x, x));
+      o.cache().append(0, rows(1, 1), rows(1, 1)); // no lock is left
+    }
+  }
 }
