@@ -118,13 +118,21 @@ fn main() {
 
 fn run(flags: Flags) -> Result<(), Box<dyn Error>> {
     let count = flags.options.max_tokens;
+    let parallel = flags.options.parallel;
     let clients = Clients { most: flags.max_clients, patience: flags.options.patience };
     let service = Arc::new(Service::new(Model::load(&flags.model)?, flags.options)?);
     if let Some(prompt) = flags.prompt {
         let output = &mut Output(std::io::stdout());
         return Ok(service.continue_prompt(prompt.as_bytes(), count, output)?);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // As many threads as may compute at once, and always the same ones: an allocator keeps memory for each
+    // thread that it has seen, and what the last one freed is of no use to the next.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(parallel.min(4))
+        .max_blocking_threads(parallel)
+        .thread_keep_alive(Duration::from_secs(365 * 24 * 3600))
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(serve(&service, &flags.listen, clients, flags.drain));
     if result.is_err() {
         runtime.shutdown_background();
