@@ -86,10 +86,13 @@ TEST_P(EveryRecipe, ReportedErrorsAreThoseOfWhatIsRead) {
       worst = std::max(worst, error);
     }
     const double mean = tokens > 0 ? sum / tokens : 0;
+    // With a map, what is lost is measured among mapped rows, which are rounded to fp16.
+    const bool mapped = (side == ops::kSideK ? recipe.k : recipe.v).map != SideRecipe::kNoMap;
+    const double rounding = mapped ? 0x1p-10 : 0;
     EXPECT_NEAR(side == ops::kSideK ? stats.rel_error_k_mean : stats.rel_error_v_mean, mean,
-                1e-5 * mean);
+                1e-5 * mean + rounding);
     EXPECT_NEAR(side == ops::kSideK ? stats.rel_error_k_worst : stats.rel_error_v_worst, worst,
-                1e-5 * worst);
+                1e-5 * worst + rounding);
     if (recipe.k.bits < 16) {
       EXPECT_GT(mean, 0);
     }

@@ -70,8 +70,8 @@ TEST(Plugin, OneThatLiesAboutItselfIsRefusedBeforeItsCodeRuns) {
   } lies[] = {
       {"magic", "magic"},
       {"version", "speaks versions " + next + " to " + next},
-      {"earlier", "speaks versions 0 to 0"},
-      {"backwards", "speaks versions " + own + " to 0"},
+      {"earlier", "speaks versions 0 to " + std::to_string(ops::kPluginOldest - 1)},
+      {"backwards", "speaks versions " + own + " to " + std::to_string(ops::kPluginVersion - 1)},
       {"size", "bytes, not " + size},
       {"longer", "bytes, not " + size},
       {"later_size", "bytes, not " + size},

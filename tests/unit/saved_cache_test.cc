@@ -274,7 +274,7 @@ TEST(SavedCache, ForgedNumbersAreRefusedBeforeMemoryIsTaken) {
   EXPECT_EQ(status(of().Header<uint32_t>(8, 0x04030201)), StatusCode::kUnimplemented);
   EXPECT_EQ(status(of().Header<uint32_t>(12, 2)), StatusCode::kUnimplemented);
   EXPECT_EQ(status(of().Header<uint64_t>(16, 1)), StatusCode::kOk);  // known, and not used
-  EXPECT_EQ(status(of().Header<uint64_t>(16, 4)), StatusCode::kUnimplemented);
+  EXPECT_EQ(status(of().Header<uint64_t>(16, uint64_t{1} << 63)), StatusCode::kUnimplemented);
   EXPECT_EQ(status(of().Header<uint64_t>(24, uint64_t{1} << 60)), StatusCode::kDataLoss);
   EXPECT_EQ(status(of().Header<uint64_t>(32, 1000000)), StatusCode::kDataLoss);
   EXPECT_EQ(status(of().Header<uint64_t>(32, 4)), StatusCode::kDataLoss);
