@@ -57,7 +57,7 @@ if ! given --prompt --prompt-ids --help; then
   given --plot || defaults+=(--plot "$out/results")
   # Latents need factors of the model, which take some seconds to find.
   if ! given --recipes --also --model --device; then
-    latent() { "$out/kvgear-plan" latent --model="$here/models/tiny" --calibrate="$here/data/text.txt,$here/data/exams.jsonl" "$@"; }
+    latent() { "$out/kvgear-plan" latent --model="$here/models/tiny" --calibrate="$here/data/text.txt,$here/data/exams.jsonl" --max_items=1 "$@"; }
     step 'finding subspaces of the model' palu latent --ratio=0.5 --out="$out/palu.safetensors"
     step 'the same by condition numbers' lorc latent --allocate=lorc --out="$out/lorc.safetensors"
     defaults+=(--also "palu@$out/palu.safetensors,palu-3@$out/palu.safetensors,lorc@$out/lorc.safetensors")
