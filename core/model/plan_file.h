@@ -55,7 +55,7 @@ class PlanFile {
     uint64_t at = 0, bytes = 0;  // from the start of the file
   };
   struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
+    void operator()(std::FILE* file) const { (void)std::fclose(file); }
   };
 
   absl::Status ReadHeader(uint64_t size);
