@@ -322,7 +322,7 @@ fn batches_have_the_bits_of_single_calls() {
 #[test]
 fn a_batch_of_appends() {
     let (runtime, plans) = (runtime(), [plan("gear-2"), plan("int4"), plan("gear-2")]);
-    let make = || plans.each_ref().map(|plan| Cache::new(&runtime, plan).unwrap());
+    let make = || [0, 1, 2].map(|i| Cache::new(&runtime, &plans[i]).unwrap());
     let (mut together, mut alone) = (make(), make());
     fill(&mut together[2], 1, 9, 0, 77);
     fill(&mut alone[2], 1, 9, 0, 77);
