@@ -17,7 +17,7 @@ lib=$(find "$tmp/prefix" -name 'libkvgear.so' | head -n 1)
 [ -n "$lib" ] || fail "no libkvgear.so was installed"
 libdir=$(dirname "$lib")
 others=$(find "$tmp/prefix" ! -type d ! -path '*/kvgear/*' ! -name 'libkvgear*.so*' ! -name kvgear.pc \
-  ! -path '*/bin/kvgear-inspect')
+  ! -path '*/bin/kvgear-inspect' ! -path '*/bin/kvgear-plan')
 [ -z "$others" ] || fail "files that are not ours to install: $others"
 ok "installed: $(find "$tmp/prefix" ! -type d | wc -l) files"
 
@@ -41,9 +41,11 @@ strangers=$(grep -v '^kvg_[a-z0-9_]*@@KVG_[0-9]*$' <<<"$exported" || true)
 if readelf -d "$lib" | grep -q TEXTREL; then fail "the library has text relocations"; fi
 ok "exports $(wc -l <<<"$exported") symbols, all kvg_*"
 
-# The tool beside it finds what it needs in the prefix.
+# The tools beside it find what they need in the prefix.
 "$tmp/prefix/bin/kvgear-inspect" "$here/../golden/files/one-layer.kvg" >"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; fail "kvgear-inspect"; }
-ok "kvgear-inspect runs"
+"$tmp/prefix/bin/kvgear-plan" latent --model="$here/../../examples/models/tiny" --out="$tmp/plan" >"$tmp/log" 2>&1 ||
+  { cat "$tmp/log" >&2; fail "kvgear-plan"; }
+ok "kvgear-inspect and kvgear-plan run"
 
 # A C89 program by pkg-config.
 export PKG_CONFIG_PATH="$libdir/pkgconfig"
