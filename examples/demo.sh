@@ -60,7 +60,7 @@ if ! given --prompt --prompt-ids --help; then
     latent() { "$out/kvgear-plan" latent --model="$here/models/tiny" --calibrate="$here/data/text.txt,$here/data/exams.jsonl" --max_items=1 "$@"; }
     step 'finding subspaces of the model' palu latent --ratio=0.5 --out="$out/palu.safetensors"
     step 'the same by condition numbers' lorc latent --allocate=lorc --out="$out/lorc.safetensors"
-    defaults+=(--also "palu@$out/palu.safetensors,palu-3@$out/palu.safetensors,lorc@$out/lorc.safetensors")
+    defaults+=(--also "palu-3@$out/palu.safetensors,lorc@$out/lorc.safetensors")
   fi
 fi
 exec "$out/kvgear-demo" ${defaults[@]+"${defaults[@]}"} "$@"
