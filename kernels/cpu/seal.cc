@@ -619,7 +619,9 @@ class Mapper {
     ForEach([this](uint32_t head, uint64_t first, uint64_t count, uint64_t unit) {
       uint16_t* const rows = rows_ + (head * args_.tokens + first) * out_.head_dim;
       MapRows(*args_.spec.map, head, out_.head_dim, X(head, first), count, rows);
-      sums_[2 * unit] = *std::max_element(rows, rows + count * out_.head_dim, SmallerHalf);
+      uint32_t most = 0;
+      for (uint64_t i = 0; i < count * out_.head_dim; ++i) most = std::max(most, rows[i] & 0x7FFFu);
+      sums_[2 * unit] = most;
     });
     ops::SealArgs mapped = args_;
     mapped.x = rows_;
@@ -650,13 +652,11 @@ class Mapper {
   }
 
  private:
-  static bool SmallerHalf(uint16_t a, uint16_t b) { return (a & 0x7FFF) < (b & 0x7FFF); }
-
-  // Whether fp16 has room above and digits below the largest number of every run; after Mapped(), which
-  // leaves these.
+  // Whether fp16 has room above and digits below the largest magnitude of every run; after Mapped(),
+  // which leaves these, as halves.
   bool RoundedFinely() const {
     for (uint64_t unit = 0; unit < out_.kv_heads * blocks_; ++unit) {
-      const uint32_t most = static_cast<uint32_t>(sums_[2 * unit]) & 0x7FFF;
+      const auto most = static_cast<uint32_t>(sums_[2 * unit]);
       if (most != 0 && (most < kFineHalf || most >= kLargestHalf)) return false;
     }
     return true;

@@ -56,6 +56,18 @@ impl From<u32> for Layers {
     }
 }
 
+/// The one shape of a batch, for which the places of its rows are reckoned; none without caches.
+fn shape_of_all(mut shapes: impl Iterator<Item = Shape>) -> Result<Option<Shape>> {
+    let Some(first) = shapes.next() else { return Ok(None) };
+    match shapes.position(|shape| shape != first) {
+        None => Ok(Some(first)),
+        Some(behind) => Err(Error::invalid(format!(
+            "cache {} of the batch has another shape than the first",
+            behind + 1
+        ))),
+    }
+}
+
 impl<'r> Cache<'r> {
     /// Creates an empty cache that borrows its runtime.
     pub fn new(runtime: &'r Runtime, plan: &Plan) -> Result<Self> {
@@ -147,12 +159,9 @@ impl<'r> Cache<'r> {
         k: &[T],
         v: &[T],
     ) -> Result<()> {
-        let Some(shape) = caches.first().map(|first| first.shape) else { return Ok(()) };
-        if let Some(other) = caches.iter().position(|cache| cache.shape != shape) {
-            return Err(Error::invalid(format!(
-                "cache {other} of the batch has another shape than the first"
-            )));
-        }
+        let Some(shape) = shape_of_all(caches.iter().map(|cache| cache.shape))? else {
+            return Ok(());
+        };
         let (rows, count) = (tokens_of(shape, k, v)?, caches.len() as u64);
         if rows % count != 0 {
             return Err(Error::invalid(format!(
@@ -285,13 +294,9 @@ impl<'r> Cache<'r> {
         out: StridedMut<'_, O>,
         options: &AttendOptions,
     ) -> Result<()> {
-        let Some(shape) = caches.first().map(|first| first.shape) else { return Ok(()) };
-        if let Some(other) = caches.iter().position(|cache| cache.shape != shape) {
-            // The places below are right for one shape.
-            return Err(Error::invalid(format!(
-                "cache {other} of the batch has another shape than the first"
-            )));
-        }
+        let Some(shape) = shape_of_all(caches.iter().map(|cache| cache.shape))? else {
+            return Ok(());
+        };
         let count = caches.len() as u64;
         let mut query = Query::new(shape, count, queries, q, options)?;
         let out = query.results(shape, count, out)?;
