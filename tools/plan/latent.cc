@@ -7,28 +7,20 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "core/model/factors.h"
-#include "core/model/plan_writer.h"
 #include "evaluate.h"
 #include "exams.h"
 #include "factorise.h"
 #include "files.h"
-#include "fingerprint.h"
 #include "model.h"
 #include "prefill.h"
 #include "refusal.h"
+#include "shared.h"
 #include "threads.h"
 
-ABSL_DECLARE_FLAG(std::string, model);
-ABSL_DECLARE_FLAG(std::vector<std::string>, calibrate);
-ABSL_DECLARE_FLAG(uint32_t, max_items);
-ABSL_DECLARE_FLAG(uint32_t, threads);
-ABSL_DECLARE_FLAG(std::string, out);
 ABSL_FLAG(std::string, allocate, "uniform", "latent: how ranks are shared out: uniform, fisher or lorc");
 ABSL_FLAG(double, ratio, 0.5, "latent: share of the ranks that is kept (uniform, fisher)");
 ABSL_FLAG(double, most, 0.75, "latent: share of the first layer (lorc)");
@@ -100,7 +92,7 @@ std::vector<std::string> Prompts() {
   std::vector<std::string> prompts;
   const uint32_t items = absl::GetFlag(FLAGS_max_items) > 0 ? absl::GetFlag(FLAGS_max_items) : 4;
   for (const std::string& file : absl::GetFlag(FLAGS_calibrate)) {
-    if (file.size() > 6 && file.substr(file.size() - 6) == ".jsonl") {
+    if (HoldsExams(file)) {
       for (const demo::Exam& exam : demo::ChooseExams(demo::ReadExams(file), items, 1)) {
         prompts.push_back(exam.prompt);
       }
@@ -205,11 +197,9 @@ class Planner {
   }
 
   void Write(const std::string& path) const {
-    kvg::PlanWriter writer({c_.layers, c_.q_heads, c_.kv_heads, c_.head_dim});
     const bool lorc = absl::GetFlag(FLAGS_allocate) == "lorc";
     const std::string recipes = absl::GetFlag(FLAGS_recipes);
-    writer.Text("recipes", !recipes.empty() ? recipes : lorc ? "lorc" : "palu");
-    writer.Text("fingerprint", demo::Fingerprint(model_));
+    kvg::PlanWriter writer = BeginPlan(model_, !recipes.empty() ? recipes : lorc ? "lorc" : "palu");
     writer.Text("rope", "half");
     writer.Doubles("rope.frequencies", {c_.rope_frequencies.size()}, c_.rope_frequencies);
     for (size_t m = 0; m < matrices_.size(); ++m) {
@@ -222,9 +212,7 @@ class Planner {
       writer.Floats(prefix + "bias", {c_.kv_heads, c_.head_dim},
                     std::vector<float>(begin, begin + c_.kv_width()));
     }
-    if (const absl::Status status = writer.Write(path); !status.ok()) {
-      Refuse(std::string(status.message()), ".");
-    }
+    EndPlan(writer, path);
   }
 
   void Report(bool whitened) const {
@@ -287,8 +275,7 @@ void RunLatent() {
   if (absl::GetFlag(FLAGS_model).empty()) Refuse("--model=DIR is needed: a checkpoint.");
   const std::string out = absl::GetFlag(FLAGS_out);
   if (out.empty()) Refuse("--out=FILE is needed: where the plan file goes.");
-  const uint32_t asked = absl::GetFlag(FLAGS_threads);
-  demo::ThreadPool pool(asked > 0 ? asked : std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
+  demo::ThreadPool pool(Threads());
   demo::Model model(absl::GetFlag(FLAGS_model), pool);
   const std::vector<std::string> prompts = Prompts();
   if (!prompts.empty() && model.config().vocab != 256) {

@@ -7,6 +7,8 @@
 
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
+#include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
 #include "latent.h"
 #include "refusal.h"
 #include "tune.h"
@@ -45,6 +47,11 @@ void Run(const std::vector<char*>& words) {
 
 int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(kvgplan::Usage());
+  absl::FlagsUsageConfig config;  // else the flags of this file alone, which has none
+  config.contains_helpshort_flags = [](absl::string_view file) {
+    return absl::StrContains(file, "tools/plan/");
+  };
+  absl::SetFlagsUsageConfig(config);
   try {
     kvgplan::Run(absl::ParseCommandLine(argc, argv));
     return 0;

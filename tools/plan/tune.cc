@@ -9,36 +9,28 @@
 #include <cstdio>
 #include <map>
 #include <random>
-#include <thread>
 #include <vector>
 
 #include "absl/flags/flag.h"
 #include "choose.h"
 #include "compressed_store.h"
-#include "core/model/plan_writer.h"
 #include "evaluate.h"
 #include "exams.h"
 #include "files.h"
-#include "fingerprint.h"
 #include "half.h"
 #include "model.h"
 #include "plot.h"
 #include "png.h"
 #include "refusal.h"
 #include "report.h"
+#include "shared.h"
 #include "threads.h"
 
-ABSL_FLAG(std::string, model, "", "checkpoint: config.json and model.safetensors");
-ABSL_FLAG(std::vector<std::string>, calibrate, {},
-          "tune: files to tune on and to check with: text, or exams (*.jsonl)");
 ABSL_FLAG(double, bits, 0, "tune: bits per element of a cache of --tokens, everything counted");
 ABSL_FLAG(double, max_kl, 0, "tune: mean divergence from the fp16 cache, in nats");
 ABSL_FLAG(uint64_t, max_memory, 0, "tune: bytes that a cache of --tokens may take");
 ABSL_FLAG(uint64_t, tokens, 0,
           "tune: length of a cache for --bits and --max_memory (0: the longest question)");
-ABSL_FLAG(uint32_t, max_items, 0, "tune: most exams of a kind, and windows of a text (0: all)");
-ABSL_FLAG(uint32_t, threads, 0, "threads that work (0: as many as the machine has)");
-ABSL_FLAG(std::string, out, "", "the plan file to write");
 ABSL_FLAG(std::string, json, "", "tune: what was measured, as JSON");
 ABSL_FLAG(std::string, plot, "", "tune: picture to FILE.svg and FILE.png");
 
@@ -115,10 +107,6 @@ std::string PlanText(const Choice& choice) {
 
 // -------------------------------------------------------------------- questions
 
-bool EndsWith(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 /// Every second item is for choosing, the others for checking.
 struct Split {
   demo::Questions choose, check;
@@ -128,7 +116,7 @@ struct Split {
 Split ReadQuestions(const std::vector<std::string>& files, uint32_t most) {
   Split split;
   for (const std::string& file : files) {
-    if (EndsWith(file, ".jsonl")) {
+    if (HoldsExams(file)) {
       std::map<std::string, size_t> seen;
       for (demo::Exam& exam : demo::ChooseExams(demo::ReadExams(file), most, 0)) {
         split.longest = std::max<uint64_t>(split.longest, exam.prompt.size() + exam.answer.size());
@@ -356,17 +344,6 @@ void Report(demo::Model& model, demo::ThreadPool& pool, const demo::Questions& c
   }
 }
 
-/// A plan file of recipes alone, which every language opens with kvg_plan_load.
-void WritePlan(const std::string& file, const demo::Model& model, const std::string& recipes) {
-  const demo::ModelConfig& c = model.config();
-  kvg::PlanWriter writer({c.layers, c.q_heads, c.kv_heads, c.head_dim});
-  writer.Text("recipes", recipes);
-  writer.Text("fingerprint", demo::Fingerprint(model));
-  if (const absl::Status status = writer.Write(file); !status.ok()) {
-    Refuse(std::string(status.message()), ".");
-  }
-}
-
 }  // namespace
 
 void RunTune() {
@@ -376,8 +353,7 @@ void RunTune() {
   const Split questions =
       ReadQuestions(absl::GetFlag(FLAGS_calibrate), absl::GetFlag(FLAGS_max_items));
   const Target target = ReadTarget(questions.longest);
-  const unsigned cores = std::clamp(std::thread::hardware_concurrency(), 1u, 256u);
-  demo::ThreadPool pool(absl::GetFlag(FLAGS_threads) > 0 ? absl::GetFlag(FLAGS_threads) : cores);
+  demo::ThreadPool pool(Threads());
   demo::Model model(absl::GetFlag(FLAGS_model), pool);
   if (model.config().vocab != 256) {
     Refuse("The decoder has no tokenizer, so it can tune only models whose tokens are bytes.");
@@ -394,7 +370,9 @@ void RunTune() {
                        target, bytes);
   const std::string plan = PlanText(chosen);
   std::printf("for %s:\n%s\n\n", target.words.c_str(), plan.c_str());
-  if (const std::string file = absl::GetFlag(FLAGS_out); !file.empty()) WritePlan(file, model, plan);
+  if (const std::string file = absl::GetFlag(FLAGS_out); !file.empty()) {
+    EndPlan(BeginPlan(model, plan), file);  // recipes alone, for kvg_plan_load
+  }
   Report(model, pool, questions.check, choices, chosen, target.tokens);
 }
 

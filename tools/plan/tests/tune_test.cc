@@ -75,6 +75,11 @@ TEST_F(TuneTest, MakesAPlanThatKeepsTheDivergence) {
   EXPECT_THAT(err_, HasSubstr("forecast"));
 }
 
+TEST_F(TuneTest, ListsItsFlags) {
+  Run("--helpshort");
+  for (const char* flag : {"--calibrate", "--max_kl", "--ratio"}) EXPECT_THAT(out_, HasSubstr(flag));
+}
+
 TEST_F(TuneTest, RefusesWithASentence) {
   EXPECT_EQ(Tune(""), 1);
   EXPECT_THAT(err_, HasSubstr("Say what you want with one of --bits"));
